@@ -1,0 +1,122 @@
+/*
+ * image.h: the contract between one image file (a layer) and whoever reads it.
+ *
+ * A driver (raw.c, qcow2.c, qcow-libqcow.c) embeds `struct image` first in its own
+ * struct, fills in `driver`, `filename`, `size` and `read_only`, and exports one
+ * constructor. Callers use only the image_* functions below: image.c checks ranges,
+ * flags and errnos once, so that a driver never has to.
+ *
+ * Units: offsets, lengths and sizes are bytes. Convention: 0 or -errno.
+ * Errors of opening are GErrors of the domain IMAGE_ERROR, one line, no final
+ * full stop, that starts with the file's name.
+ *
+ * Threads: every method but `close` and `resize` may run on several threads at once.
+ * The caller (the disk's range locks, W1) guarantees that no two writes that run at the
+ * same time overlap, and that nothing overlaps a resize.
+ */
+#ifndef FORMATS_IMAGE_H
+#define FORMATS_IMAGE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define IMAGE_SECTOR 512u
+/* Largest virtual size that anything here accepts: 2^62, so that offset + length of two
+ * valid values never overflows a signed 64-bit off_t (O3). */
+#define IMAGE_SIZE_MAX ((uint64_t)1 << 62)
+
+/* IMAGE_ERROR_* tell the command line which exit code a failure to open deserves and
+ * let tests name the cause. All of them mean "this image cannot be opened". */
+#define IMAGE_ERROR (image_error_quark())
+typedef enum image_error {
+    IMAGE_ERROR_IO,          /* open, stat, read failed: the message ends in strerror */
+    IMAGE_ERROR_FORMAT,      /* not the format that was named, or O1 refuses to guess */
+    IMAGE_ERROR_INVALID,     /* a field of the image breaks a rule of its format (O3) */
+    IMAGE_ERROR_UNSUPPORTED, /* valid, but with a feature that no decoder here has */
+    IMAGE_ERROR_REFUSED,     /* O2: a path, a FIFO, json:, a cycle, the same file twice */
+    IMAGE_ERROR_LOCKED,      /* O5: somebody else has the image open */
+    IMAGE_ERROR_PASSWORD,    /* encrypted, and the password is missing or wrong */
+} image_error;
+GQuark image_error_quark(void);
+
+/* What lies at an offset of one layer. */
+typedef enum image_extent_kind {
+    IMAGE_EXTENT_UNALLOCATED, /* this layer says nothing: ask the next one down */
+    IMAGE_EXTENT_ZERO,        /* reads as zeroes, whatever lies below */
+    IMAGE_EXTENT_DATA,        /* bytes of this layer */
+    IMAGE_EXTENT_COMPRESSED,  /* bytes of this layer, to be had through read() only */
+} image_extent_kind;
+
+typedef struct image_extent {
+    image_extent_kind kind;
+    uint64_t length;      /* bytes of this kind from the offset asked for; never 0 */
+    int fd;               /* DATA that is plain bytes of a host file: that file (owned by
+                             the image, valid until image_close); else -1 */
+    uint64_t host_offset; /* DATA with an fd, COMPRESSED: where in the host file; else 0 */
+} image_extent;
+
+typedef struct image image;
+
+/* A method that a driver lacks is NULL; what image.c does then stands beside it. */
+typedef struct image_driver {
+    const char *name; /* "raw", "qcow2", "libqcow" */
+
+    /* Frees everything, closes every descriptor, ends helpers. Never NULL. */
+    void (*close)(image *im);
+
+    /* Fills buf with exactly `length` bytes. The range lies within the image's size.
+     * Unallocated bytes read as zeroes (a driver knows nothing of backing files, save
+     * libqcow's, which is given a whole run of layers). Never NULL. */
+    int (*read)(image *im, void *buf, uint64_t offset, size_t length);
+
+    /* Describes the extent at `offset`, looking no further than `length` bytes; the
+     * range lies within the image's size. NULL: all DATA with fd -1. */
+    int (*map)(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent);
+
+    /* Writes exactly `length` bytes or fails. NULL: -EROFS. */
+    int (*write)(image *im, const void *buf, uint64_t offset, size_t length);
+
+    /* Makes the range read as zeroes; may keep or free the space. NULL, or -ENOTSUP:
+     * image.c writes zeroes. */
+    int (*write_zeroes)(image *im, uint64_t offset, uint64_t length);
+
+    /* Frees the range's space where it can AND makes it read as zeroes: replicas must
+     * stay equal after a discard, so "undefined content" is not allowed here.
+     * NULL, or -ENOTSUP: write_zeroes. */
+    int (*discard)(image *im, uint64_t offset, uint64_t length);
+
+    /* New size in bytes, larger or smaller. Grown space reads as zeroes. image.c updates
+     * `size` on success. NULL: -ENOTSUP. */
+    int (*resize)(image *im, uint64_t size);
+
+    /* Everything written before is on stable storage on return. NULL: nothing to do. */
+    int (*flush)(image *im);
+} image_driver;
+
+struct image {
+    const image_driver *driver;
+    char *filename;  /* for messages; owned */
+    uint64_t size;   /* virtual size in bytes, any number, need not be sector aligned */
+    bool read_only;  /* writes are refused with -EROFS before they reach the driver */
+};
+
+/* NULL is allowed and does nothing. */
+void image_close(image *im);
+
+/* All of these: -EINVAL for a range that leaves the image; length 0 succeeds at once. */
+int image_read(image *im, void *buf, uint64_t offset, size_t length);
+int image_map(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent);
+int image_write(image *im, const void *buf, uint64_t offset, size_t length);
+int image_write_zeroes(image *im, uint64_t offset, uint64_t length);
+int image_discard(image *im, uint64_t offset, uint64_t length);
+int image_resize(image *im, uint64_t size);
+int image_flush(image *im);
+
+/* For drivers: pread and pwrite that continue short transfers and EINTR. file_read_full
+ * fills what lies past the end of the file with zeroes. 0 or -errno. */
+int file_read_full(int fd, void *buf, size_t length, uint64_t offset);
+int file_write_full(int fd, const void *buf, size_t length, uint64_t offset);
+
+#endif

@@ -1,0 +1,74 @@
+/*
+ * qcow-libqcow.h: images decoded by libqcow, in a process of their own.
+ *
+ * libqcow is not memory-safe and in places silently wrong (shared/FACTS.md), so it never
+ * runs in the daemon. Each image gets a helper process: this program executed again
+ * (posix_spawn is safe from a process with threads) with nothing but the image's
+ * descriptors, a socket and a shared buffer; it opens the images, gives up its
+ * privileges, installs a seccomp filter and then serves reads. A helper that crashes,
+ * lies about lengths or does not answer within the time-out is killed and started anew,
+ * once per request; if that fails too, the read fails (R3) and the daemon goes on.
+ *
+ * Only this module includes <libqcow.h>.
+ */
+#ifndef FORMATS_QCOW_LIBQCOW_H
+#define FORMATS_QCOW_LIBQCOW_H
+
+#include "formats/qcow2.h"
+
+/* One layer of a run, top first. Only borrowed during the call. */
+typedef struct libqcow_layer {
+    int fd; /* open for reading; taken over by libqcow_open (also on failure) */
+    const char *filename;
+    uint32_t version;        /* 1, 2 or 3 */
+    uint64_t size;           /* virtual size */
+    uint32_t cluster_size;   /* bytes */
+    bool has_backing;        /* the header names a backing file */
+    image *mapper;           /* answers map() for this layer (qcow2_open_mapper,
+                                qcow1_open_mapper), taken over; NULL: all of it is DATA */
+} libqcow_layer;
+
+typedef struct libqcow_options {
+    const char *password; /* UTF-8, NULL: none. Copied, wiped on close, never logged. */
+    unsigned timeout_ms;  /* how long one request may take; 0: the default, 5 s */
+} libqcow_options;
+
+/* Must be the first thing that main() does in every program that links this module: if
+ * the process was started as a helper it serves until its socket closes and exits. */
+void libqcow_helper_main(int argc, char **argv);
+
+/* Opens a run of layers. Normally the last one is the bottom of the chain and names no
+ * backing. If it does name one (a qcow 1 or AES overlay over a layer that libqcow refuses),
+ * an empty image of the same size stands in as its parent: `map` then tells what the run
+ * itself holds, and the caller takes what is UNALLOCATED from the layers below.
+ * map: the first layer of the run, top down, whose mapper does not say UNALLOCATED; fd is
+ * always -1, because only read() decodes. */
+image *libqcow_open(const libqcow_layer *layers, unsigned n_layers,
+                    const libqcow_options *options, GError **error);
+
+/* The pid of the helper, for tests and status; 0 if it is not running at the moment. */
+int libqcow_helper_pid(const image *im);
+
+/* Whether a qcow2 layer lies in libqcow's proven subset: NULL if so, else a static
+ * string that says why not ("zero clusters", "zstd compression", ...). `check` is the
+ * result of qcow2_check_tables. */
+const char *libqcow_refuses_qcow2(const qcow2_header *header, const qcow2_check *check);
+
+/* qcow version 1: header and tables, checked (O3) like qcow2's. Parsing is ours, decoding
+ * is libqcow's. */
+typedef struct qcow1_header {
+    uint64_t size;
+    uint32_t cluster_bits;
+    uint32_t l2_bits;
+    uint32_t crypt_method; /* 0 none, 1 AES */
+    uint64_t l1_offset;
+    char *backing_file; /* NULL: none */
+} qcow1_header;
+bool qcow1_header_read(int fd, const char *filename, qcow1_header *ret_header,
+                       GError **error);
+void qcow1_header_clear(qcow1_header *header);
+/* An image whose map() works and whose read() is -ENOTSUP. Takes over fd. */
+image *qcow1_open_mapper(int fd, const qcow1_header *header, const char *filename,
+                         GError **error);
+
+#endif

@@ -1,0 +1,39 @@
+/*
+ * qcow2.h: the native qcow2 driver and the check that stands before every decoder.
+ */
+#ifndef FORMATS_QCOW2_H
+#define FORMATS_QCOW2_H
+
+#include "formats/qcow2-header.h"
+
+/* What the walk over L1 and L2 found. Bounded: at most QCOW2_CHECK_BYTES_MAX bytes of L2
+ * tables are read, so that no image can make an open slow; `complete` says whether that
+ * sufficed (what was not looked at is still checked at each lookup). */
+#define QCOW2_CHECK_BYTES_MAX (64u << 20)
+typedef struct qcow2_check {
+    bool complete;
+    bool has_zero_clusters; /* any L2 entry with the zero flag (or subcluster zeroes) */
+    bool has_compressed;
+    uint64_t allocated_bytes; /* guest bytes in data or compressed clusters seen */
+} qcow2_check;
+
+/* Checks L1, L2 and where clusters lie: tables inside the file and aligned, no cluster or
+ * table over the header, L1, L2, refcount table and blocks or snapshot table, no table
+ * used twice, no cluster wholly past the end of its file, reserved bits zero.
+ * `data_size` is the size of the external data file, or of the image itself without one.
+ * Used before libqcow (FACTS.md: it is not memory-safe) and by qcow2_open. */
+bool qcow2_check_tables(int fd, uint64_t data_size, const qcow2_header *header,
+                        const char *filename, qcow2_check *ret_check, GError **error);
+
+/* Opens read-only. Takes over `fd` and `data_fd` (-1: none), also on failure. `header`
+ * must come from qcow2_header_read on the same file; what is needed is copied.
+ * Refused: crypt_method other than 0 (AES is libqcow's). The backing file is the
+ * caller's: unallocated clusters are reported by map and read as zeroes. */
+image *qcow2_open(int fd, int data_fd, const qcow2_header *header, const char *filename,
+                  GError **error);
+
+/* The same, for its map() only: AES images are taken too, read() is -ENOTSUP. */
+image *qcow2_open_mapper(int fd, int data_fd, const qcow2_header *header,
+                         const char *filename, GError **error);
+
+#endif
