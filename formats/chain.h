@@ -16,43 +16,44 @@
 typedef enum chain_decoder {
     CHAIN_DECODER_AUTO, /* libqcow for the runs of layers it decodes rightly when read-only */
     CHAIN_DECODER_LIBQCOW, /* error if a qcow or qcow2 layer is outside the proven subset */
-    CHAIN_DECODER_NATIVE,  /* error for what only libqcow reads: qcow 1, AES */
+    CHAIN_DECODER_NATIVE, /* error for what only libqcow reads: qcow 1, AES */
     CHAIN_DECODER_BOTH, /* qcow2 that both read: both, and -EBADMSG where they differ; what
                            only one of them reads is read by that one */
 } chain_decoder;
 
 typedef struct chain_options {
-    const char *path;          /* as the operator gave it */
-    const char *format;        /* "raw", "qcow", "qcow2"; NULL: suffix and content (O1) */
+    const char *path;   /* as the operator gave it */
+    const char *format; /* "raw", "qcow", "qcow2"; NULL: suffix and content (O1) */
     chain_decoder decoder;
-    bool writable;             /* open the top layer for writing, if its driver can */
-    const char *password_file; /* for AES images: first line without its newline; or NULL */
-    unsigned timeout_ms;       /* for decoder helpers; 0: default */
+    bool writable; /* open the top layer for writing, if its driver can */
+    const char
+        *password_file;  /* for AES images: first line without its newline; or NULL */
+    unsigned timeout_ms; /* for decoder helpers; 0: default */
     const path_policy *policy; /* never NULL */
 } chain_options;
 
 /* What `info` and `status` tell about a layer. Owned by the chain. */
 typedef struct chain_layer {
-    const char *filename; /* real path */
-    const char *format;   /* "raw", "qcow", "qcow2" */
-    const char *decoder;  /* "raw", "native", "libqcow", "both" */
-    const char *note;     /* why auto chose native ("zero clusters"), or NULL */
-    uint64_t size;        /* virtual size of this layer */
-    uint32_t cluster_size;       /* 0: raw */
-    uint32_t version;            /* 0: raw */
-    const char *backing_file;    /* as in the image; NULL */
-    const char *backing_format;  /* as in the image; NULL */
-    const char *data_file;       /* real path; NULL */
-    const char *compression;     /* "zlib", "zstd"; NULL: not qcow2 */
+    const char *filename;       /* real path */
+    const char *format;         /* "raw", "qcow", "qcow2" */
+    const char *decoder;        /* "raw", "native", "libqcow", "both" */
+    const char *note;           /* why auto chose native ("zero clusters"), or NULL */
+    uint64_t size;              /* virtual size of this layer */
+    uint32_t cluster_size;      /* 0: raw */
+    uint32_t version;           /* 0: raw */
+    const char *backing_file;   /* as in the image; NULL */
+    const char *backing_format; /* as in the image; NULL */
+    const char *data_file;      /* real path; NULL */
+    const char *compression;    /* "zlib", "zstd"; NULL: not qcow2 */
     bool encrypted;
     bool extended_l2;
     bool lazy_refcounts;
     bool dirty;
     uint32_t snapshot_count;
     uint32_t refcount_bits;
-    uint64_t file_size;     /* bytes */
+    uint64_t file_size;      /* bytes */
     uint64_t file_allocated; /* st_blocks * 512 */
-    uint64_t dev, ino;      /* identity (O2) */
+    uint64_t dev, ino;       /* identity (O2) */
 } chain_layer;
 
 /* The extent of the whole chain at an offset. */
@@ -60,7 +61,7 @@ typedef struct chain_extent {
     image_extent_kind kind; /* ZERO, DATA or COMPRESSED; UNALLOCATED: in no layer, or past
                                the end of a short backing: reads as zero */
     uint64_t length;
-    unsigned layer;       /* index of the layer that holds it, 0 is the top; for UNALLOCATED
+    unsigned layer; /* index of the layer that holds it, 0 is the top; for UNALLOCATED
                              the bottom one */
     uint64_t host_offset; /* DATA with has_host, COMPRESSED */
     bool has_host;
@@ -78,7 +79,8 @@ bool chain_check_distinct(chain *const *chains, unsigned n, GError **error);
 
 uint64_t chain_size(const chain *c);
 bool chain_writable(const chain *c); /* opened writable, and the top's driver can write */
-const char *chain_read_only_reason(const chain *c); /* NULL if writable or not asked for */
+const char *
+chain_read_only_reason(const chain *c); /* NULL if writable or not asked for */
 unsigned chain_depth(const chain *c);
 const chain_layer *chain_get_layer(const chain *c, unsigned index); /* 0 is the top */
 
@@ -88,8 +90,8 @@ int chain_read(chain *c, void *buf, uint64_t offset, size_t length);
 /* Prepares a read: what needs no host file (zeroes, compressed clusters, libqcow) is in
  * buf when this returns; for the rest reads are appended to `list` with `owner`. The
  * data is there when the list has run and none of these ops failed. */
-int chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t length, unsigned owner,
-                       io_list *list);
+int chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t length,
+                       unsigned owner, io_list *list);
 
 int chain_map(chain *c, uint64_t offset, uint64_t length, chain_extent *ret_extent);
 

@@ -51,10 +51,11 @@ typedef enum image_extent_kind {
 
 typedef struct image_extent {
     image_extent_kind kind;
-    uint64_t length;      /* bytes of this kind from the offset asked for; never 0 */
-    int fd;               /* DATA that is plain bytes of a host file: that file (owned by
+    uint64_t length; /* bytes of this kind from the offset asked for; never 0 */
+    int fd;          /* DATA that is plain bytes of a host file: that file (owned by
                              the image, valid until image_close); else -1 */
-    uint64_t host_offset; /* DATA with an fd, COMPRESSED: where in the host file; else 0 */
+    uint64_t
+        host_offset; /* DATA with an fd, COMPRESSED: where in the host file; else 0 */
 } image_extent;
 
 typedef struct image image;
@@ -97,9 +98,9 @@ typedef struct image_driver {
 
 struct image {
     const image_driver *driver;
-    char *filename;  /* for messages; owned */
-    uint64_t size;   /* virtual size in bytes, any number, need not be sector aligned */
-    bool read_only;  /* writes are refused with -EROFS before they reach the driver */
+    char *filename; /* for messages; owned */
+    uint64_t size;  /* virtual size in bytes, any number, need not be sector aligned */
+    bool read_only; /* writes are refused with -EROFS before they reach the driver */
 };
 
 /* NULL is allowed and does nothing. */

@@ -21,8 +21,8 @@ bool path_policy_add_image(path_policy *policy, const char *image_path, GError *
 /* Opens a file that the operator named: symlinks are followed, a regular file or a block
  * device, never blocking (a FIFO is refused, not waited for). Returns the descriptor
  * (O_CLOEXEC) or -1. *ret_real_path: absolute, resolved, owned by the caller. */
-int path_open_named(const char *path, bool writable, char **ret_real_path, struct stat *ret_st,
-                    GError **error);
+int path_open_named(const char *path, bool writable, char **ret_real_path,
+                    struct stat *ret_st, GError **error);
 
 /* Opens a file that an image names (backing or data file), for reading. `name` is as in
  * the image; relative names start at the directory of `referrer`, a real path.

@@ -20,11 +20,11 @@
 typedef struct libqcow_layer {
     int fd; /* open for reading; taken over by libqcow_open (also on failure) */
     const char *filename;
-    uint32_t version;        /* 1, 2 or 3 */
-    uint64_t size;           /* virtual size */
-    uint32_t cluster_size;   /* bytes */
-    bool has_backing;        /* the header names a backing file */
-    image *mapper;           /* answers map() for this layer (qcow2_open_mapper,
+    uint32_t version;      /* 1, 2 or 3 */
+    uint64_t size;         /* virtual size */
+    uint32_t cluster_size; /* bytes */
+    bool has_backing;      /* the header names a backing file */
+    image *mapper;         /* answers map() for this layer (qcow2_open_mapper,
                                 qcow1_open_mapper), taken over; NULL: all of it is DATA */
 } libqcow_layer;
 

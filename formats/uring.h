@@ -19,7 +19,7 @@ typedef struct io_op {
     void *buf;       /* valid until io_list_run returns */
     size_t length;   /* bytes, at most 1 GiB */
     uint64_t offset; /* in fd */
-    int result;      /* set by io_list_run: 0 or -errno; a read past the end of the file is
+    int result; /* set by io_list_run: 0 or -errno; a read past the end of the file is
                         filled with zeroes, a short transfer is continued */
 } io_op;
 

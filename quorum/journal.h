@@ -41,7 +41,8 @@ typedef struct journal_loser {
 typedef struct journal_record {
     journal_event event;
     const char *disk;
-    const char *op; /* "read", "write", "flush", "write-zeroes", "discard", "resize" ... */
+    const char
+        *op; /* "read", "write", "flush", "write-zeroes", "discard", "resize" ... */
     uint64_t offset, length; /* bytes, exactly the range that differs */
     const char *const *winner_replicas;
     unsigned n_winner_replicas; /* 0: no winner */
@@ -59,7 +60,8 @@ typedef struct journal journal;
  * is rotated, 0: 64 MiB. `now` gives the time of a record in nanoseconds since 1970, NULL:
  * the clock (tests pass their own). */
 typedef uint64_t (*journal_clock)(void);
-journal *journal_open(const char *path, uint64_t max_size, journal_clock now, GError **error);
+journal *journal_open(const char *path, uint64_t max_size, journal_clock now,
+                      GError **error);
 /* Syncs and closes. NULL is allowed. */
 void journal_close(journal *j);
 
@@ -82,6 +84,7 @@ void journal_set_listener(journal *j, journal_listener listener, void *opaque);
 /* Name as in SURFACE.md: "divergence", "quorum-failure" ... */
 const char *journal_event_name(journal_event event);
 /* SHA-256 by OpenSSL. */
-void journal_digest(const void *data, size_t length, uint8_t ret_digest[JOURNAL_DIGEST_SIZE]);
+void journal_digest(const void *data, size_t length,
+                    uint8_t ret_digest[JOURNAL_DIGEST_SIZE]);
 
 #endif

@@ -14,16 +14,16 @@
 
 typedef struct vote_ballot {
     const uint8_t *data; /* what the replica returned; ignored if error != 0 */
-    int error;           /* 0, or the -errno with which it failed: it does not vote (R3) */
-    bool abstains;       /* stale here, removed or not asked: neither votes nor counts as a
+    int error;     /* 0, or the -errno with which it failed: it does not vote (R3) */
+    bool abstains; /* stale here, removed or not asked: neither votes nor counts as a
                             failure */
 } vote_ballot;
 
 /* A run of neighbouring sectors on which the replicas fell into the same groups. Only
  * runs with a disagreement or without a winner are listed. */
 typedef struct vote_range {
-    uint64_t offset; /* from the start of the voted buffer; a multiple of VOTE_SECTOR */
-    uint64_t length; /* a multiple of VOTE_SECTOR, but for a disk's odd tail */
+    uint64_t offset;  /* from the start of the voted buffer; a multiple of VOTE_SECTOR */
+    uint64_t length;  /* a multiple of VOTE_SECTOR, but for a disk's odd tail */
     uint64_t winners; /* replicas that returned the winning bytes; 0: quorum failure */
     /* group[i] numbers replica i's version: equal numbers, equal bytes. Numbers count up
      * from 0 in the order of each version's first replica. VOTE_NO_GROUP: did not vote. */
@@ -48,7 +48,8 @@ void vote_verdict_clear(vote_verdict *verdict); /* frees */
 /* The agreeing case: at least `threshold` replicas voted, none failed, all bytes equal.
  * One pass of memcmp in pieces that stay in the cache, no allocation. If false, call
  * vote_count. `length` may be any number of bytes; sectors count from data[0]. */
-bool vote_unanimous(const vote_ballot *ballots, unsigned n, unsigned threshold, size_t length);
+bool vote_unanimous(const vote_ballot *ballots, unsigned n, unsigned threshold,
+                    size_t length);
 
 /* The full vote. Fills `out` (length bytes, may be NULL if only the verdict is wanted;
  * must not overlap any ballot) with the winner of each sector when result is 0.

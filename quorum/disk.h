@@ -1,0 +1,153 @@
+/*
+ * disk.h: one virtual disk of N replicas. One request comes in, its range is locked, it is
+ * fanned out, voted, journalled and answered.
+ *
+ * Units: bytes. Convention: 0 or -errno on the data path, GError (IMAGE_ERROR or
+ * DISK_ERROR) at open. Threads: every disk_* function but open and close may be called
+ * from any thread.
+ *
+ * Lock order: range lock (rangelock.h) before the disk's state lock before the journal's.
+ * No lock but the range lock is held during I/O.
+ */
+#ifndef QUORUM_DISK_H
+#define QUORUM_DISK_H
+
+#include "formats/chain.h"
+#include "quorum/journal.h"
+#include "quorum/vote.h"
+
+#define DISK_ERROR (disk_error_quark())
+typedef enum disk_error {
+    DISK_ERROR_OPTIONS, /* threshold out of range, too few replicas, a name used twice */
+    DISK_ERROR_SIZES,   /* replicas of different sizes */
+} disk_error;
+GQuark disk_error_quark(void);
+
+/* What the operator asked for. Plain data; made by the command line, the keyfile and the
+ * libvirt reader alike. Strings are owned. */
+typedef struct replica_options {
+    char *name;          /* "a", "b", ... or the configuration's */
+    char *source;        /* as given; shown in status */
+    char *path;          /* the file */
+    char *format;        /* "raw", "qcow", "qcow2", NULL: O1 */
+    char *password_file; /* NULL: none */
+    int decoder;         /* chain_decoder, or -1: the disk's */
+} replica_options;
+replica_options *replica_options_new(void);
+void replica_options_free(replica_options *options); /* NULL is allowed */
+
+typedef struct disk_options {
+    char *name;         /* of the disk: "disk", "vm1" */
+    char *file;         /* its file in the mount: "disk.img" */
+    unsigned threshold; /* 0: the majority, N / 2 + 1 */
+    chain_decoder decoder;
+    bool read_only;
+    unsigned timeout_ms;   /* for decoder helpers; 0: default */
+    GPtrArray *replicas;   /* of replica_options*, freed with it */
+    GPtrArray *allow_dirs; /* of char*, freed with it */
+} disk_options;
+disk_options *disk_options_new(void);
+void disk_options_free(disk_options *options); /* NULL is allowed */
+
+typedef struct disk disk;
+
+/* Opens all replicas (O1 to O3, O5), compares their sizes, checks the threshold. `options`
+ * is only read; `journal` (may be NULL: nothing is recorded) must outlive the disk.
+ * Error texts of QEMU for the threshold. Messages about a replica start "replica 'b': ". */
+disk *disk_open(const disk_options *options, journal *journal, GError **error);
+/* Flushes, then frees. No request may be running. NULL is allowed. Returns what the last
+ * flush returned. */
+int disk_close(disk *d);
+
+const char *disk_name(const disk *d);
+const char *disk_file(const disk *d);
+uint64_t disk_size(disk *d);
+unsigned disk_threshold(const disk *d);
+unsigned disk_replica_count(const disk *d);
+bool disk_writable(const disk *d);
+/* One line for people: why a disk that should be writable is not; NULL if it is, or if
+ * read-only was asked for. */
+const char *disk_read_only_reason(const disk *d);
+/* Replica i's chain; borrowed. */
+chain *disk_chain(disk *d, unsigned i);
+
+/* Reads and votes. *ret_data points to the voted bytes: memory of this thread, valid until
+ * its next call into any disk. The range lies within the disk, else -EINVAL. Any offset
+ * and length up to DISK_REQUEST_MAX; whole sectors are voted on (R1). */
+#define DISK_REQUEST_MAX (1u << 20)
+int disk_read(disk *d, uint64_t offset, size_t length, const void **ret_data);
+
+/* W1, W2. -EROFS on a read-only disk. Any offset and length up to DISK_REQUEST_MAX. */
+int disk_write(disk *d, uint64_t offset, size_t length, const void *data);
+int disk_write_zeroes(disk *d, uint64_t offset, uint64_t length);
+int disk_discard(disk *d, uint64_t offset, uint64_t length);
+int disk_resize(disk *d, uint64_t size); /* -ENOTSUP unless all replicas can */
+int disk_flush(disk *d);                 /* W4 */
+
+/* For SEEK_DATA and SEEK_HOLE: whether the extent at `offset` reads as zeroes in every
+ * replica that votes (its map says so), and how many bytes further that holds; looks no
+ * further than `length`. */
+int disk_map(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
+             uint64_t *ret_length);
+/* Bytes allocated, as the largest over the replicas (st_blocks). Computed once at open and
+ * kept up by writes roughly: a display figure. */
+uint64_t disk_allocated(disk *d);
+
+/* A replica's state. This version knows in-sync and failed: a replica that failed a write
+ * or a flush is out, for reads and for writes, until the disk is opened again. The table
+ * of states and transitions is in replica.c. */
+typedef enum replica_state {
+    REPLICA_IN_SYNC,
+    REPLICA_FAILED,
+} replica_state;
+const char *replica_state_name(replica_state state);
+
+typedef struct replica_status {
+    const char *name, *source, *format,
+        *decoder; /* of the top layer; borrowed from the disk */
+    replica_state state;
+    uint64_t stale_bytes;
+    uint64_t read_errors, write_errors, divergent_bytes;
+    uint64_t latency_us; /* moving average of one request on this replica */
+} replica_status;
+void disk_replica_status(disk *d, unsigned i, replica_status *ret_status);
+/* "healthy", "degraded", "failed" (fewer in-sync replicas than the threshold). */
+const char *disk_state_name(disk *d);
+
+typedef struct disk_counters {
+    uint64_t reads, read_bytes, writes, write_bytes, flushes;
+    uint64_t divergences, quorum_failures; /* events, repeats included */
+} disk_counters;
+void disk_get_counters(disk *d, disk_counters *ret_counters);
+
+/* Ranges on which a read or write found replicas differing since the disk was opened,
+ * merged, ascending. For divergence.map. g_array_unref it; elements are disk_bad_range. */
+typedef struct disk_bad_range {
+    uint64_t offset, length;
+    bool no_quorum; /* else: differing, with a majority */
+} disk_bad_range;
+GArray *disk_bad_ranges(disk *d);
+
+/* Who holds what in a range: for each run of sectors with the same grouping the digest of
+ * each replica's bytes and the layer and host offset they come from. Reads under a shared
+ * lock; changes no counter and writes no journal. Calls `row` in order for each replica of
+ * each run. Runs are also cut where any replica's extent changes. length is at most
+ * DISK_EXPLAIN_MAX. */
+#define DISK_EXPLAIN_MAX (64u << 20)
+typedef struct disk_explain_row {
+    uint64_t offset, length;
+    const char *replica;
+    unsigned replica_index;
+    int error; /* positive errno if it could not be read; then no digest */
+    uint8_t sha256[JOURNAL_DIGEST_SIZE];
+    bool wins;      /* belongs to the run's winner */
+    bool no_quorum; /* nobody wins this run */
+    bool differs;   /* the run has more than one version, or a failed replica */
+    chain_extent extent;
+    const char *layer_file; /* borrowed from the chain */
+} disk_explain_row;
+typedef void (*disk_explain_fn)(void *opaque, const disk_explain_row *row);
+int disk_explain(disk *d, uint64_t offset, uint64_t length, disk_explain_fn row,
+                 void *opaque);
+
+#endif

@@ -1,0 +1,18 @@
+/*
+ * runner.c: main() of every test program. A test that opens an image through libqcow has
+ * this program executed again as the decoder's helper process.
+ */
+#include "formats/qcow-libqcow.h"
+#include <criterion/criterion.h>
+#include <stdbool.h>
+
+int main(int argc, char **argv)
+{
+    libqcow_helper_main(argc, argv);
+    struct criterion_test_set *tests = criterion_initialize();
+    int failed = 0;
+    if (criterion_handle_args(argc, argv, true))
+        failed = !criterion_run_all_tests(tests);
+    criterion_finalize(tests);
+    return failed;
+}
