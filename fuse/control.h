@@ -1,0 +1,29 @@
+/*
+ * control.h: the control socket. It speaks QMP as QEMU does (shared between the wire,
+ * qmp.c, and the verbs, control.c); the sub-commands are clients of it.
+ *
+ * This version's verbs: qmp_capabilities, query-version, query-commands, quit,
+ * quorumfs-status, quorumfs-explain {disk, offset, length}.
+ */
+#ifndef FUSE_CONTROL_H
+#define FUSE_CONTROL_H
+
+#include "fuse/daemon.h"
+#include <jansson.h>
+
+typedef struct control control;
+
+/* Makes the socket (mode 0600; a dead one of ours at the same path is replaced) and serves
+ * it on threads of its own. `quit` calls on_quit(opaque) on a control thread; it must only
+ * ask for the end and return. */
+control *control_start(const daemon_context *daemon, void (*on_quit)(void *opaque),
+                       void *opaque, GError **error);
+/* Disconnects all clients, joins the threads, removes the socket. NULL is allowed. */
+void control_stop(control *c);
+
+/* Client: connects, negotiates, runs one command. *ret_return is the "return" member (a new
+ * reference). `arguments` is borrowed, may be NULL. Errors: the server's desc as it is. */
+bool control_call(const char *socket_path, const char *command, json_t *arguments,
+                  json_t **ret_return, GError **error);
+
+#endif
