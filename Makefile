@@ -1,27 +1,33 @@
-# quorumfs: `make` builds ./quorumfs. See README.md for the two commands that matter.
-VERSION   := 0.1.0
-PREFIX    ?= /usr/local
-BUILD     ?= build
-CC        ?= gcc
+# quorumfs: `make demo` shows it at work, `make check` tests it; README.md tells the rest.
+VERSION    := 0.1.0
+PREFIX     ?= /usr/local
+BUILD      ?= build
 PKG_CONFIG ?= pkg-config
+ifeq ($(origin CC),default)
+CC         := gcc
+endif
 
-PACKAGES  := fuse3 glib-2.0 libcrypto liburing libzstd zlib jansson
-CPPFLAGS_ALL = -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
-               -DQUORUMFS_VERSION='"$(VERSION)"' \
-               $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null) $(CPPFLAGS)
-WARNINGS  := -Wall -Wextra -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wwrite-strings \
-             -Wshadow -Wpointer-arith -Wundef -Wformat=2
-CFLAGS    ?= -O2 -g
-CFLAGS_ALL = -std=gnu17 -pthread $(WARNINGS) $(WERROR) $(CFLAGS) $(SANITIZE)
-LIBS       = $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -lqcow -lpthread
+# ---- What it is built with -----------------------------------------------------------
+PACKAGES   := fuse3 libqcow glib-2.0 libcrypto liburing libzstd zlib jansson
+CPPFLAGS_ALL := -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
+                -DQUORUMFS_VERSION='"$(VERSION)"' \
+                $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null) $(CPPFLAGS)
+WARNINGS   := -Wall -Wextra -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wwrite-strings \
+              -Wshadow -Wpointer-arith -Wundef -Wformat=2
+CFLAGS     ?= -O2 -g
+CFLAGS_ALL := -std=gnu17 -pthread $(WARNINGS) $(WERROR) $(CFLAGS) $(SANITIZE)
+LIBS       := $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -lpthread
 
-LIB_SRC   := $(wildcard formats/*.c) $(wildcard quorum/*.c) \
-             $(filter-out fuse/main.c,$(wildcard fuse/*.c))
-LIB_OBJ   := $(LIB_SRC:%.c=$(BUILD)/%.o)
-MAIN_OBJ  := $(BUILD)/fuse/main.o
-TEST_SRC  := $(wildcard tests/test-*.c)
-TEST_BIN  := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
-TEST_LIB  := $(BUILD)/tests/support.o $(BUILD)/tests/runner.o
+# ---- What it is built from -----------------------------------------------------------
+LIB_SRC    := $(wildcard formats/*.c) $(wildcard quorum/*.c) \
+              $(filter-out fuse/main.c,$(wildcard fuse/*.c))
+LIB_OBJ    := $(LIB_SRC:%.c=$(BUILD)/%.o)
+MAIN_OBJ   := $(BUILD)/fuse/main.o
+TEST_SRC   := $(wildcard tests/test-*.c)
+TEST_BIN   := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
+TEST_LIB   := $(BUILD)/tests/support.o $(BUILD)/tests/runner.o
+TEST_LIBS  ?= -lcriterion
+E2E        := $(sort $(filter-out tests/e2e/lib.sh,$(wildcard tests/e2e/*.sh)))
 
 all: quorumfs
 
@@ -42,12 +48,65 @@ $(BUILD)/%.o: %.c Makefile
 $(BUILD)/tests/test-%: $(BUILD)/tests/test-%.o $(TEST_LIB) $(BUILD)/libquorumfs.a
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
 
-TEST_LIBS ?= -lcriterion
 tests: $(TEST_BIN)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
-.PHONY: all tests clean
-.SECONDARY:
+# ---- The two commands of the README --------------------------------------------------
+# Both start make again after `deps`, because what pkg-config says is read only once.
+demo: deps
+	$(MAKE) quorumfs
+	QUORUMFS=$(CURDIR)/quorumfs contrib/demo.sh
+
+check: deps
+	$(MAKE) quorumfs tests
+	QUORUMFS=$(CURDIR)/quorumfs tests/run-tests $(TEST_BIN) $(E2E)
+
+# ---- What Debian or Ubuntu lacks -----------------------------------------------------
+DEPS_BUILD := gcc libc6-dev pkg-config libfuse3-dev libqcow-dev libglib2.0-dev libssl-dev \
+              liburing-dev libzstd-dev zlib1g-dev libjansson-dev
+DEPS_RUN   := fuse3 qemu-utils
+DEPS_TEST  := libcriterion-dev qemu-system-common fio gddrescue jq python3 e2fsprogs procps
+DEPS_CI    := clang libclang-rt-dev clang-format cppcheck
+DEPS       ?= $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST)
+deps:
+	@contrib/install-deps.sh $(DEPS)
+deps-ci:
+	@contrib/install-deps.sh $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST) $(DEPS_CI)
+
+# ---- Static checks --------------------------------------------------------------------
+SOURCES    := $(wildcard formats/*.[ch] quorum/*.[ch] fuse/*.[ch] tests/*.[ch] bench/*.[ch] \
+                         tests/plain/*.[ch] tests/plain/criterion/*.h)
+format:
+	clang-format -i $(SOURCES)
+check-format:
+	clang-format --dry-run -Werror $(SOURCES)
+check-cppcheck:
+	cppcheck -q --std=c11 --error-exitcode=1 --inline-suppr -I. \
+	    --enable=warning,performance,portability --library=gtk,posix \
+	    --suppress=missingInclude --suppress=unknownMacro formats quorum fuse
+
+# ---- Installing -----------------------------------------------------------------------
+install: quorumfs
+	install -D -m 755 quorumfs $(DESTDIR)$(PREFIX)/bin/quorumfs
+	install -D -m 644 quorumfs.1 $(DESTDIR)$(PREFIX)/share/man/man1/quorumfs.1
+	install -D -m 644 contrib/quorumfs.bash-completion \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/quorumfs
+	install -D -m 644 contrib/sample.conf \
+	    $(DESTDIR)$(PREFIX)/share/doc/quorumfs/examples/sample.conf
+	install -d $(DESTDIR)$(PREFIX)/sbin
+	ln -sf ../bin/quorumfs $(DESTDIR)$(PREFIX)/sbin/mount.fuse.quorumfs
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/quorumfs \
+	    $(DESTDIR)$(PREFIX)/sbin/mount.fuse.quorumfs \
+	    $(DESTDIR)$(PREFIX)/share/man/man1/quorumfs.1 \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/quorumfs \
+	    $(DESTDIR)$(PREFIX)/share/doc/quorumfs/examples/sample.conf
+
 clean:
 	rm -rf build build-* quorumfs
+
+.PHONY: all tests demo check deps deps-ci format check-format check-cppcheck install \
+        uninstall clean
+.SECONDARY:
