@@ -116,8 +116,10 @@ int image_resize(image *im, uint64_t size);
 int image_flush(image *im);
 
 /* For drivers: pread and pwrite that continue short transfers and EINTR. file_read_full
- * fills what lies past the end of the file with zeroes. 0 or -errno. */
+ * fills what lies past the end of the file with zeroes; file_read_exact gives -EIO there
+ * (a raw file that somebody truncated must not turn into zeroes). 0 or -errno. */
 int file_read_full(int fd, void *buf, size_t length, uint64_t offset);
+int file_read_exact(int fd, void *buf, size_t length, uint64_t offset);
 int file_write_full(int fd, const void *buf, size_t length, uint64_t offset);
 
 #endif

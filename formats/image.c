@@ -1,0 +1,197 @@
+/*
+ * image.c: what every driver may rely on.
+ *
+ * Before a method runs: the range lies within the image, the length is not 0, and an image
+ * that is read-only sees no write. After map: the extent is not empty, not longer than
+ * what was asked for, and has a host file only where its kind allows one.
+ */
+#include "formats/image.h"
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The kernel transfers at most this much at once anyway (MAX_RW_COUNT is a little more). */
+#define TRANSFER_MAX ((size_t)1 << 30)
+#define ZEROES_CHUNK (64u << 10)
+
+GQuark image_error_quark(void)
+{
+    return g_quark_from_static_string("quorumfs-image-error-quark");
+}
+
+static bool range_valid(const image *im, uint64_t offset, uint64_t length)
+{
+    return offset <= im->size && length <= im->size - offset;
+}
+
+/* 1: go on; 0: nothing to do; -errno. */
+static int check_range(const image *im, uint64_t offset, uint64_t length)
+{
+    if (!range_valid(im, offset, length))
+        return -EINVAL;
+    return length > 0;
+}
+
+static int check_write(const image *im, uint64_t offset, uint64_t length)
+{
+    if (im->read_only)
+        return -EROFS;
+    return check_range(im, offset, length);
+}
+
+void image_close(image *im)
+{
+    if (im)
+        im->driver->close(im);
+}
+
+int image_read(image *im, void *buf, uint64_t offset, size_t length)
+{
+    int todo = check_range(im, offset, length);
+    return todo <= 0 ? todo : im->driver->read(im, buf, offset, length);
+}
+
+int image_map(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent)
+{
+    image_extent extent = {.kind = IMAGE_EXTENT_DATA, .length = length, .fd = -1};
+    int todo = check_range(im, offset, length);
+    if (todo < 0)
+        return todo;
+    if (todo > 0 && im->driver->map) {
+        int error = im->driver->map(im, offset, length, &extent);
+        if (error)
+            return error;
+        if (extent.length == 0)
+            return -EIO;
+    }
+    extent.length = MIN(extent.length, length);
+    if (extent.kind != IMAGE_EXTENT_DATA)
+        extent.fd = -1;
+    if (extent.kind != IMAGE_EXTENT_COMPRESSED && extent.fd < 0)
+        extent.host_offset = 0;
+    *ret_extent = extent;
+    return 0;
+}
+
+int image_write(image *im, const void *buf, uint64_t offset, size_t length)
+{
+    if (!im->driver->write)
+        return -EROFS;
+    int todo = check_write(im, offset, length);
+    return todo <= 0 ? todo : im->driver->write(im, buf, offset, length);
+}
+
+static int write_zero_bytes(image *im, uint64_t offset, uint64_t length)
+{
+    static const uint8_t zeroes[ZEROES_CHUNK];
+    if (!im->driver->write)
+        return -EROFS;
+    while (length > 0) {
+        size_t part = (size_t)MIN(length, sizeof zeroes);
+        int error = im->driver->write(im, zeroes, offset, part);
+        if (error)
+            return error;
+        offset += part;
+        length -= part;
+    }
+    return 0;
+}
+
+/* For a range that was checked. */
+static int zero_range(image *im, uint64_t offset, uint64_t length)
+{
+    int error = -ENOTSUP;
+    if (im->driver->write_zeroes)
+        error = im->driver->write_zeroes(im, offset, length);
+    return error == -ENOTSUP ? write_zero_bytes(im, offset, length) : error;
+}
+
+int image_write_zeroes(image *im, uint64_t offset, uint64_t length)
+{
+    int todo = check_write(im, offset, length);
+    return todo <= 0 ? todo : zero_range(im, offset, length);
+}
+
+int image_discard(image *im, uint64_t offset, uint64_t length)
+{
+    int todo = check_write(im, offset, length);
+    if (todo <= 0)
+        return todo;
+    int error = -ENOTSUP;
+    if (im->driver->discard)
+        error = im->driver->discard(im, offset, length);
+    return error == -ENOTSUP ? zero_range(im, offset, length) : error;
+}
+
+int image_resize(image *im, uint64_t size)
+{
+    if (im->read_only)
+        return -EROFS;
+    if (size > IMAGE_SIZE_MAX)
+        return -EFBIG;
+    if (!im->driver->resize)
+        return -ENOTSUP;
+    if (size == im->size)
+        return 0;
+    int error = im->driver->resize(im, size);
+    if (!error)
+        im->size = size;
+    return error;
+}
+
+int image_flush(image *im)
+{
+    if (im->read_only || !im->driver->flush)
+        return 0;
+    return im->driver->flush(im);
+}
+
+/* Returns how much was read before the end of the file, or -errno. */
+static ssize_t read_up_to_end(int fd, uint8_t *buf, size_t length, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < length) {
+        ssize_t got = pread(fd, buf + done, MIN(length - done, TRANSFER_MAX),
+                            (off_t)(offset + done));
+        if (got == 0)
+            break;
+        if (got > 0)
+            done += (size_t)got;
+        else if (errno != EINTR)
+            return -errno;
+    }
+    return (ssize_t)done;
+}
+
+int file_read_full(int fd, void *buf, size_t length, uint64_t offset)
+{
+    ssize_t done = read_up_to_end(fd, buf, length, offset);
+    if (done < 0)
+        return (int)done;
+    memset((uint8_t *)buf + done, 0, length - (size_t)done);
+    return 0;
+}
+
+int file_read_exact(int fd, void *buf, size_t length, uint64_t offset)
+{
+    ssize_t done = read_up_to_end(fd, buf, length, offset);
+    if (done < 0)
+        return (int)done;
+    return (size_t)done == length ? 0 : -EIO;
+}
+
+int file_write_full(int fd, const void *buf, size_t length, uint64_t offset)
+{
+    const uint8_t *bytes = buf;
+    while (length > 0) {
+        ssize_t put = pwrite(fd, bytes, MIN(length, TRANSFER_MAX), (off_t)offset);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return put < 0 ? -errno : -EIO;
+        bytes += put;
+        offset += (uint64_t)put;
+        length -= (size_t)put;
+    }
+    return 0;
+}
