@@ -3,7 +3,7 @@
  * qmp.c, and the verbs, control.c); the sub-commands are clients of it.
  *
  * This version's verbs: qmp_capabilities, query-version, query-commands, quit,
- * quorumfs-status, quorumfs-explain {disk, offset, length}.
+ * quorumfs-status, quorumfs-explain {disk, offset, length} (its answer: explain.h).
  */
 #ifndef FUSE_CONTROL_H
 #define FUSE_CONTROL_H

@@ -32,6 +32,7 @@ typedef struct replica_options {
     char *format;        /* "raw", "qcow", "qcow2", NULL: O1 */
     char *password_file; /* NULL: none */
     int decoder;         /* chain_decoder, or -1: the disk's */
+    unsigned timeout_ms; /* 0: the disk's */
 } replica_options;
 replica_options *replica_options_new(void);
 void replica_options_free(replica_options *options); /* NULL is allowed */
