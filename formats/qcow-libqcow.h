@@ -29,7 +29,9 @@ typedef struct libqcow_layer {
 } libqcow_layer;
 
 typedef struct libqcow_options {
-    const char *password; /* UTF-8, NULL: none. Copied, wiped on close, never logged. */
+    const char *password; /* bytes (QEMU uses the first 16), NULL or "": none. Copied,
+                             wiped on close, never logged. AES images hold nothing to check
+                             it by: with a wrong one they read as noise. */
     unsigned timeout_ms;  /* how long one request may take; 0: the default, 5 s */
 } libqcow_options;
 
@@ -55,7 +57,7 @@ int libqcow_helper_pid(const image *im);
 const char *libqcow_refuses_qcow2(const qcow2_header *header, const qcow2_check *check);
 
 /* qcow version 1: header and tables, checked (O3) like qcow2's. Parsing is ours, decoding
- * is libqcow's. */
+ * is libqcow's where it decodes rightly (libqcow_refuses_qcow1), else ours. */
 typedef struct qcow1_header {
     uint64_t size;
     uint32_t cluster_bits;
@@ -67,7 +69,19 @@ typedef struct qcow1_header {
 bool qcow1_header_read(int fd, const char *filename, qcow1_header *ret_header,
                        GError **error);
 void qcow1_header_clear(qcow1_header *header);
-/* An image whose map() works and whose read() is -ENOTSUP. Takes over fd. */
+
+/* The same question as libqcow_refuses_qcow2 for version 1. libqcow takes the offset of a
+ * level 2 table for a multiple of the table's size, and a cluster's for a multiple of the
+ * cluster size. With a backing file qemu-img makes tables of 32 KiB at any sector: such
+ * overlays fail or, worse, read as something else. Walks the tables (bounded as
+ * qcow2_check). */
+const char *libqcow_refuses_qcow1(int fd, const qcow1_header *header);
+
+/* Opens read-only for map() and read(), for what libqcow refuses: plain and zlib clusters.
+ * AES is refused (IMAGE_ERROR_UNSUPPORTED). Takes over fd, also on failure. */
+image *qcow1_open(int fd, const qcow1_header *header, const char *filename,
+                  GError **error);
+/* For map() only: AES is taken too, read() is -ENOTSUP. Takes over fd, also on failure. */
 image *qcow1_open_mapper(int fd, const qcow1_header *header, const char *filename,
                          GError **error);
 

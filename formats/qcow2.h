@@ -14,6 +14,8 @@ typedef struct qcow2_check {
     bool complete;
     bool has_zero_clusters; /* any L2 entry with the zero flag (or subcluster zeroes) */
     bool has_compressed;
+    bool has_short_clusters;  /* a data cluster whose guest bytes (up to the virtual size)
+                                 lie partly past the end of its file: zero there */
     uint64_t allocated_bytes; /* guest bytes in data or compressed clusters seen */
 } qcow2_check;
 
