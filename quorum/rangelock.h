@@ -19,13 +19,12 @@ typedef enum rangelock_mode {
     RANGELOCK_EXCLUSIVE, /* writes, repairs, jobs */
 } rangelock_mode;
 
-/* Lives on the caller's stack from acquire to release. Fields belong to rangelock.c. */
+/* Lives on the caller's stack from acquire to release, unmoved. Fields are rangelock.c's. */
 typedef struct rangelock_held {
     uint64_t start, end; /* [start, end), bytes */
     rangelock_mode mode;
-    bool granted;
-    bool waiting;
-    GCond wake;
+    unsigned blockers; /* earlier requests that conflict; 0: granted */
+    GCond wake;        /* initialised only while it waits */
     struct rangelock_held *prev, *next;
 } rangelock_held;
 

@@ -40,7 +40,7 @@ char *support_path(const char *format, ...)
     return g_build_filename(support_dir(), name, NULL);
 }
 
-static char *in_scratch(const char *format, va_list args)
+static char *G_GNUC_PRINTF(1, 0) in_scratch(const char *format, va_list args)
 {
     g_autofree char *command = g_strdup_vprintf(format, args);
     return g_strdup_printf("cd '%s' && %s", support_dir(), command);
