@@ -13,8 +13,8 @@
 enum {
     CLI_OK = 0,
     CLI_USAGE = 1,
-    CLI_UNREACHABLE = 2,   /* status, info, explain, events: cannot be opened or reached */
-    CLI_FAILED = 32,       /* mount and umount, as mount(8) */
+    CLI_UNREACHABLE = 2, /* status, info, explain, events: cannot be opened or reached */
+    CLI_FAILED = 32,     /* mount and umount, as mount(8) */
     CLI_VERIFY_USAGE = 64, /* verify */
 };
 
@@ -66,7 +66,7 @@ void cli_mount_clear(cli_mount *mount);
 /* Whether it is (still) mounted at that path. */
 bool cli_mount_present(const char *path);
 /* The row of "disks" in the status, or NULL after an error line that names the nearest. */
-json_t *cli_mount_disk(const cli_mount *mount, const char *disk);
+json_t *cli_mount_disk(const cli_mount *mount, const char *name);
 
 /* A small file, at most `limit` bytes; NULL with errno set. */
 char *cli_read_file(const char *path, size_t limit, size_t *ret_length);

@@ -1,0 +1,318 @@
+/*
+ * config-settings.c: settings of a disk and of a replica, one row each. -o and the keyfile
+ * look them up here, so that a setting means the same wherever it is written.
+ */
+#include "fuse/config-internal.h"
+#include <stdarg.h>
+#include <string.h>
+
+typedef struct setting_value {
+    const char *name, *text, *base;
+} setting_value;
+
+static bool refuse(GError **error, config_error code, const setting_value *v,
+                   const char *format, ...) G_GNUC_PRINTF(4, 5);
+
+static bool refuse(GError **error, config_error code, const setting_value *v,
+                   const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    g_autofree char *why = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error(error, CONFIG_ERROR, code, "%s%s%s: %s", v->name, v->text ? "=" : "",
+                v->text ? v->text : "", why);
+    return false;
+}
+
+static bool unavailable(GError **error, const setting_value *v)
+{
+    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_UNAVAILABLE,
+                "%s%s%s is not available in this version", v->name, v->text ? "=" : "",
+                v->text ? v->text : "");
+    return false;
+}
+
+/* A word out of `now` (what is done anyway), or `later` (known, not in this version). */
+static bool check_word(const setting_value *v, const char *now, const char *const *later,
+                       GError **error)
+{
+    if (strcmp(v->text, now) == 0)
+        return true;
+    if (g_strv_contains(later, v->text))
+        return unavailable(error, v);
+    return refuse(error, CONFIG_ERROR_USAGE, v, "unknown value (only '%s')", now);
+}
+
+static bool parse_decoder(const setting_value *v, int *ret_decoder, GError **error)
+{
+    static const struct {
+        const char *name;
+        chain_decoder decoder;
+    } decoders[] = {
+        {"auto", CHAIN_DECODER_AUTO},
+        {"libqcow", CHAIN_DECODER_LIBQCOW},
+        {"native", CHAIN_DECODER_NATIVE},
+        {"both", CHAIN_DECODER_BOTH},
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(decoders); i++) {
+        if (strcmp(v->text, decoders[i].name) == 0) {
+            *ret_decoder = (int)decoders[i].decoder;
+            return true;
+        }
+    }
+    return refuse(error, CONFIG_ERROR_USAGE, v,
+                  "unknown decoder (auto, libqcow, native or both)");
+}
+
+static bool parse_timeout(const setting_value *v, unsigned *ret_ms, GError **error)
+{
+    if (config_parse_time_ms(v->text, ret_ms) && *ret_ms > 0)
+        return true;
+    return refuse(error, CONFIG_ERROR_USAGE, v, "not a time (5s, 500ms)");
+}
+
+static bool parse_count(const setting_value *v, unsigned *ret_count, GError **error)
+{
+    guint64 value;
+    if (!g_ascii_string_to_unsigned(v->text, 10, 0, G_MAXUINT, &value, NULL))
+        return refuse(error, CONFIG_ERROR_USAGE, v, "not a number");
+    if (value == 0)
+        return refuse(error, CONFIG_ERROR_USAGE, v, "parameter '%s' expects a value >= 1",
+                      v->name);
+    *ret_count = (unsigned)value;
+    return true;
+}
+
+static bool set_threshold(disk_options *d, const setting_value *v, GError **error)
+{
+    return parse_count(v, &d->threshold, error);
+}
+
+static bool set_min_replicas(disk_options *d, const setting_value *v, GError **error)
+{
+    unsigned count;
+    if (!parse_count(v, &count, error))
+        return false;
+    if (count > d->replicas->len)
+        return refuse(error, CONFIG_ERROR_USAGE, v, "there are only %u replicas",
+                      d->replicas->len);
+    return count == d->replicas->len || unavailable(error, v);
+}
+
+static bool set_decoder(disk_options *d, const setting_value *v, GError **error)
+{
+    int decoder;
+    if (!parse_decoder(v, &decoder, error))
+        return false;
+    d->decoder = (chain_decoder)decoder;
+    return true;
+}
+
+static bool set_timeout(disk_options *d, const setting_value *v, GError **error)
+{
+    return parse_timeout(v, &d->timeout_ms, error);
+}
+
+static bool set_on_divergence(disk_options *d G_GNUC_UNUSED, const setting_value *v,
+                              GError **error)
+{
+    static const char *const later[] = {"repair", NULL};
+    return check_word(v, "log", later, error);
+}
+
+static bool set_read_pattern(disk_options *d G_GNUC_UNUSED, const setting_value *v,
+                             GError **error)
+{
+    static const char *const later[] = {"fifo", "rotate", NULL};
+    return check_word(v, "quorum", later, error);
+}
+
+static bool set_degraded(disk_options *d G_GNUC_UNUSED, const setting_value *v,
+                         GError **error)
+{
+    static const char *const later[] = {"warn", NULL};
+    return check_word(v, "refuse", later, error);
+}
+
+static bool set_blkverify(disk_options *d G_GNUC_UNUSED, const setting_value *v,
+                          GError **error)
+{
+    return unavailable(error, v);
+}
+
+/* Never echoed, never taken: others can read command lines. */
+static bool refuse_password(GError **error)
+{
+    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_USAGE,
+                "a password cannot be given here (use password-file=PATH)");
+    return false;
+}
+
+static bool set_password(disk_options *d G_GNUC_UNUSED,
+                         const setting_value *v G_GNUC_UNUSED, GError **error)
+{
+    return refuse_password(error);
+}
+
+static bool set_allow_dir(disk_options *d, const setting_value *v,
+                          GError **error G_GNUC_UNUSED)
+{
+    g_ptr_array_add(d->allow_dirs, config_absolute(v->base, v->text));
+    return true;
+}
+
+static bool set_disk_password_file(disk_options *d, const setting_value *v,
+                                   GError **error G_GNUC_UNUSED)
+{
+    g_autofree char *path = config_absolute(v->base, v->text);
+    config_default_password_file(d, path);
+    return true;
+}
+
+void config_default_password_file(disk_options *d, const char *path)
+{
+    for (guint i = 0; i < d->replicas->len; i++) {
+        replica_options *replica = g_ptr_array_index(d->replicas, i);
+        if (!replica->password_file)
+            replica->password_file = g_strdup(path);
+    }
+}
+
+static const struct {
+    const char *name;
+    bool takes_value;
+    bool (*set)(disk_options *d, const setting_value *v, GError **error);
+} disk_rows[] = {
+    {"threshold", true, set_threshold},
+    {"on-divergence", true, set_on_divergence},
+    {"min-replicas", true, set_min_replicas},
+    {"decoder", true, set_decoder},
+    {"read-pattern", true, set_read_pattern},
+    {"replica-timeout", true, set_timeout},
+    {"degraded", true, set_degraded},
+    {"allow-dir", true, set_allow_dir},
+    {"password-file", true, set_disk_password_file},
+    {"blkverify", false, set_blkverify},
+    {"password", true, set_password},
+};
+
+void config_add_disk_settings(GPtrArray *names)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(disk_rows); i++)
+        g_ptr_array_add(names, (gpointer)disk_rows[i].name);
+}
+
+static bool check_value(const setting_value *v, bool takes_value, GError **error)
+{
+    if (takes_value && (!v->text || !*v->text)) {
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_USAGE, "'%s' needs a value",
+                    v->name);
+        return false;
+    }
+    if (!takes_value && v->text) {
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_USAGE, "'%s' takes no value",
+                    v->name);
+        return false;
+    }
+    return true;
+}
+
+config_set_result config_set_disk(disk_options *d, const char *name, const char *value,
+                                  const char *base, GError **error)
+{
+    const setting_value v = {name, value, base};
+    for (size_t i = 0; i < G_N_ELEMENTS(disk_rows); i++) {
+        if (strcmp(disk_rows[i].name, name) != 0)
+            continue;
+        return check_value(&v, disk_rows[i].takes_value, error) &&
+                       disk_rows[i].set(d, &v, error)
+                   ? CONFIG_SET_OK
+                   : CONFIG_SET_FAILED;
+    }
+    return CONFIG_SET_UNKNOWN;
+}
+
+/* source=FMT:PATH and format= may both be there, in any order, if they agree. */
+static bool check_one_format(const char *before, const char *after,
+                             const setting_value *v, GError **error)
+{
+    if (!before || strcmp(before, after) == 0)
+        return true;
+    return refuse(error, CONFIG_ERROR_USAGE, v, "the other key says '%s'", before);
+}
+
+static bool set_source(replica_options *replica, const setting_value *v, GError **error)
+{
+    g_autofree char *before = g_strdup(replica->format);
+    return config_set_source(replica, v->text, v->base, error) &&
+           check_one_format(before, replica->format, v, error);
+}
+
+static bool set_format(replica_options *replica, const setting_value *v, GError **error)
+{
+    if (!config_check_format(v->text, error) ||
+        !check_one_format(replica->format, v->text, v, error))
+        return false;
+    g_free(replica->format);
+    replica->format = g_strdup(v->text);
+    return true;
+}
+
+static bool set_replica_decoder(replica_options *replica, const setting_value *v,
+                                GError **error)
+{
+    return parse_decoder(v, &replica->decoder, error);
+}
+
+static bool set_replica_timeout(replica_options *replica, const setting_value *v,
+                                GError **error)
+{
+    return parse_timeout(v, &replica->timeout_ms, error);
+}
+
+static bool set_password_file(replica_options *replica, const setting_value *v,
+                              GError **error G_GNUC_UNUSED)
+{
+    g_free(replica->password_file);
+    replica->password_file = config_absolute(v->base, v->text);
+    return true;
+}
+
+static bool set_replica_password(replica_options *replica G_GNUC_UNUSED,
+                                 const setting_value *v G_GNUC_UNUSED, GError **error)
+{
+    return refuse_password(error);
+}
+
+static const struct {
+    const char *name;
+    bool (*set)(replica_options *replica, const setting_value *v, GError **error);
+} replica_rows[] = {
+    {"source", set_source},
+    {"format", set_format},
+    {"decoder", set_replica_decoder},
+    {"timeout", set_replica_timeout},
+    {"password-file", set_password_file},
+    {"password", set_replica_password},
+};
+
+void config_add_replica_settings(GPtrArray *names)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(replica_rows); i++)
+        g_ptr_array_add(names, (gpointer)replica_rows[i].name);
+}
+
+config_set_result config_set_replica(replica_options *replica, const char *name,
+                                     const char *value, const char *base, GError **error)
+{
+    const setting_value v = {name, value, base};
+    for (size_t i = 0; i < G_N_ELEMENTS(replica_rows); i++) {
+        if (strcmp(replica_rows[i].name, name) != 0)
+            continue;
+        return check_value(&v, true, error) && replica_rows[i].set(replica, &v, error)
+                   ? CONFIG_SET_OK
+                   : CONFIG_SET_FAILED;
+    }
+    return CONFIG_SET_UNKNOWN;
+}

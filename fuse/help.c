@@ -1,0 +1,124 @@
+/*
+ * help.c: usage texts.
+ */
+#include "fuse/cli.h"
+#include <string.h>
+
+static const char overview[] =
+    "Shows N replicas of a virtual disk as one raw file whose reads are voted.\n"
+    "\n"
+    "usage: quorumfs COMMAND ...\n"
+    "  mount [OPTIONS] IMAGE... MOUNTPOINT      one disk of N replicas: "
+    "MOUNTPOINT/disk.img\n"
+    "  mount [OPTIONS] CONFIG MOUNTPOINT        every disk of a configuration (.conf)\n"
+    "  umount [--wait] MOUNTPOINT               returns when everything is on disk\n"
+    "  status MOUNTPOINT [DISK]                 how the replicas are\n"
+    "  events MOUNTPOINT [--follow]             the journal, as JSON lines\n"
+    "  explain MOUNTPOINT DISK OFFSET[+LENGTH]  who holds what there\n"
+    "  explain IMAGE...|CONFIG OFFSET[+LENGTH]  the same, offline\n"
+    "  verify [OPTIONS] IMAGE...|CONFIG         offline vote over whole images\n"
+    "  info [--chain] IMAGE                     what an image is, layer by layer\n"
+    "  help COMMAND, --version\n"
+    "\n"
+    "For fstab and mount(8), type fuse.quorumfs: quorumfs CONFIG MOUNTPOINT [-o "
+    "OPTIONS]\n"
+    "An IMAGE is a path or FMT:PATH (qcow, qcow2, raw).\n";
+
+static const char mount_text[] =
+    "usage: quorumfs mount [OPTIONS] IMAGE... MOUNTPOINT\n"
+    "       quorumfs mount [OPTIONS] CONFIG MOUNTPOINT\n"
+    "\n"
+    "  --name FILE      name of the disk's file (default disk.img)\n"
+    "  --threshold K    replicas that must agree (default the majority)\n"
+    "  --format FMT     format of all images: qcow, qcow2 or raw\n"
+    "  -f               stay in the foreground\n"
+    "  -d               debug output of libfuse, in the foreground\n"
+    "  -s               one thread\n"
+    "  -o OPTIONS       comma-separated, may be repeated:\n"
+    "    ro                       read-only\n"
+    "    threshold=K              as --threshold\n"
+    "    decoder=auto|libqcow|native|both\n"
+    "    replica-timeout=TIME     for decoder helpers (5s, 500ms)\n"
+    "    allow-dir=DIR            backing files may lie there too; may be repeated\n"
+    "    password-file=PATH       for AES images: its first line\n"
+    "    state-dir=DIR            where journals and the control socket are kept\n"
+    "    qmp=PATH                 the control socket\n"
+    "    cache=auto|none|writeback\n"
+    "    allow_other, uid=N, gid=N, umask=OCTAL\n"
+    "  and the usual ones of mount(8). Exit: 0; 1 usage; 32 could not mount.\n";
+
+static const char umount_text[] =
+    "usage: quorumfs umount [--wait] MOUNTPOINT\n"
+    "\n"
+    "Returns when everything is flushed and closed and the daemon has ended.\n"
+    "  --wait    if the mount is busy, wait until it is not\n"
+    "Exit: 0; 1 usage; 32 could not unmount.\n";
+
+static const char status_text[] =
+    "usage: quorumfs status MOUNTPOINT [DISK] [--json|--prometheus]\n"
+    "\n"
+    "  --json          as in MOUNTPOINT/.quorumfs/status.json\n"
+    "  --prometheus    as in MOUNTPOINT/.quorumfs/metrics\n"
+    "Exit: 0; 1 usage; 2 not a mount, or not reachable.\n";
+
+static const char events_text[] =
+    "usage: quorumfs events MOUNTPOINT [--follow]\n"
+    "\n"
+    "Prints the journals of all disks, one JSON object a line, oldest first.\n"
+    "  --follow    go on with new ones until the mount is gone\n"
+    "Exit: 0; 1 usage; 2 not a mount, or not reachable.\n";
+
+static const char explain_text[] =
+    "usage: quorumfs explain [--json] MOUNTPOINT DISK OFFSET[+LENGTH]\n"
+    "       quorumfs explain [OPTIONS] IMAGE... OFFSET[+LENGTH]\n"
+    "       quorumfs explain [OPTIONS] CONFIG [DISK] OFFSET[+LENGTH]\n"
+    "\n"
+    "Who holds what in a range: digests, layer, host offset. Without LENGTH, the "
+    "sector.\n"
+    "OFFSET and LENGTH take K, M, G, T and 0x.\n"
+    "  --json           one object, whole digests\n"
+    "  --format FMT     offline: format of all images\n"
+    "  --threshold K    offline: replicas that must agree\n"
+    "  -o OPTIONS       offline: decoder=, allow-dir=, password-file= ... as for mount\n"
+    "Exit: 0; 1 usage; 2 not reachable, or cannot be opened.\n";
+
+static const char info_text[] =
+    "usage: quorumfs info [OPTIONS] IMAGE\n"
+    "\n"
+    "  --chain         every layer, not only the top\n"
+    "  --json          one object\n"
+    "  --format FMT    qcow, qcow2 or raw\n"
+    "  -o OPTIONS      decoder=, allow-dir=, password-file=, as for mount\n"
+    "Exit: 0; 1 usage; 2 cannot be opened.\n";
+
+static const char verify_text[] =
+    "usage: quorumfs verify [OPTIONS] IMAGE...\n"
+    "       quorumfs verify [OPTIONS] CONFIG\n"
+    "\n"
+    "Votes over whole images and changes nothing. One line per differing range.\n"
+    "  --json             one object\n"
+    "  --mapfile FILE     GNU ddrescue map\n"
+    "  --svg FILE         a picture of where replicas differ\n"
+    "  --manifest FILE    SHA-256 per range\n"
+    "  --check FILE       compare with such a manifest\n"
+    "  -p                 progress\n"
+    "  --format FMT, --threshold K, -o OPTIONS as for mount\n"
+    "Exit: 0 all agree; 1 they differ, every sector has a majority; 2 cannot be opened;\n"
+    "4 read errors; 5 no majority somewhere; 64 usage.\n";
+
+bool help_print(FILE *out, const char *command)
+{
+    static const struct {
+        const char *command, *text;
+    } texts[] = {
+        {"mount", mount_text},   {"umount", umount_text}, {"status", status_text},
+        {"events", events_text}, {"info", info_text},     {"explain", explain_text},
+        {"verify", verify_text}, {"help", overview},
+    };
+    if (!command)
+        return fputs(overview, out) >= 0;
+    for (size_t i = 0; i < G_N_ELEMENTS(texts); i++)
+        if (strcmp(texts[i].command, command) == 0)
+            return fputs(texts[i].text, out) >= 0;
+    return false;
+}

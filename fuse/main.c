@@ -1,0 +1,100 @@
+/*
+ * main.c: which sub-command runs.
+ */
+#include "formats/qcow-libqcow.h"
+#include "fuse/cli.h"
+#include "fuse/config-internal.h"
+#include <string.h>
+
+typedef struct command {
+    const char *name;
+    int (*run)(int argc, char **argv); /* NULL: not in this version */
+    int usage;                         /* exit code of a usage error */
+} command;
+
+static const command commands[] = {
+    {"mount", cmd_mount, CLI_USAGE},     {"umount", cmd_umount, CLI_USAGE},
+    {"scrub", NULL, CLI_USAGE},          {"resync", NULL, CLI_USAGE},
+    {"replica", NULL, CLI_USAGE},        {"job", NULL, CLI_USAGE},
+    {"import-libvirt", NULL, CLI_USAGE}, {"export-libvirt", NULL, CLI_USAGE},
+    {"doctor", NULL, CLI_USAGE},
+};
+
+static const command *find_command(const char *name)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static int unavailable(const command *c)
+{
+    cli_error("%s is not available in this version", c->name);
+    return c->usage;
+}
+
+static int unknown_command(const char *word)
+{
+    const char *known[G_N_ELEMENTS(commands) + 2] = {"help"};
+    for (size_t i = 0; i < G_N_ELEMENTS(commands); i++)
+        known[i + 1] = commands[i].name;
+    g_autofree char *hint = config_hint(word, known);
+    cli_error("unknown command '%s'%s", word, *hint ? hint : " (quorumfs --help)");
+    return CLI_USAGE;
+}
+
+static int help(int argc, char **argv)
+{
+    if (argc < 2)
+        return help_print(stdout, NULL) ? CLI_OK : CLI_USAGE;
+    const command *c = find_command(argv[1]);
+    if (c && !c->run)
+        return unavailable(c);
+    return help_print(stdout, argv[1]) ? CLI_OK : unknown_command(argv[1]);
+}
+
+static int version(void)
+{
+    puts("quorumfs " QUORUMFS_VERSION);
+    return CLI_OK;
+}
+
+static bool is_one_of(const char *word, const char *a, const char *b)
+{
+    return strcmp(word, a) == 0 || strcmp(word, b) == 0;
+}
+
+/* mount(8) runs mount.fuse.quorumfs SPEC DIR ..., mount.fuse3 runs quorumfs SPEC DIR ...:
+ * there is no sub-command then, but options or a configuration. */
+static int dispatch(int argc, char **argv)
+{
+    g_autofree char *called_as = g_path_get_basename(argc > 0 ? argv[0] : "");
+    if (g_str_has_prefix(called_as, "mount."))
+        return cmd_mount_helper(argc, argv);
+    if (argc < 2) {
+        help_print(stderr, NULL);
+        return CLI_USAGE;
+    }
+    const char *word = argv[1];
+    const command *c = find_command(word);
+    if (c)
+        return c->run ? c->run(argc - 1, argv + 1) : unavailable(c);
+    if (strcmp(word, "help") == 0)
+        return help(argc - 1, argv + 1);
+    if (is_one_of(word, "--help", "-h"))
+        return help(1, argv);
+    if (is_one_of(word, "--version", "-V"))
+        return version();
+    if (word[0] == '-' || config_is_config_file(word)) {
+        argv[0] = (char *)"mount";
+        return cmd_mount(argc, argv);
+    }
+    return unknown_command(word);
+}
+
+int main(int argc, char **argv)
+{
+    libqcow_helper_main(argc, argv);
+    return dispatch(argc, argv);
+}
