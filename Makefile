@@ -25,7 +25,7 @@ LIB_OBJ    := $(LIB_SRC:%.c=$(BUILD)/%.o)
 MAIN_OBJ   := $(BUILD)/fuse/main.o
 TEST_SRC   := $(wildcard tests/test-*.c)
 TEST_BIN   := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
-TEST_LIB   := $(BUILD)/tests/support.o $(BUILD)/tests/runner.o
+TEST_LIB   := $(BUILD)/tests/support.o $(BUILD)/tests/runner.o $(TEST_PLAIN:%.c=$(BUILD)/%.o)
 TEST_LIBS  ?= -lcriterion
 E2E        := $(sort $(filter-out tests/e2e/lib.sh,$(wildcard tests/e2e/*.sh)))
 
@@ -61,6 +61,22 @@ demo: deps
 check: deps
 	$(MAKE) quorumfs tests
 	QUORUMFS=$(CURDIR)/quorumfs tests/run-tests $(TEST_BIN) $(E2E)
+
+# ---- The test programs under sanitizers -----------------------------------------------
+# Criterion's worker processes do not start under ThreadSanitizer: tests/plain stands in.
+# setarch, where it is allowed: gcc's ThreadSanitizer does not start on kernels that
+# spread addresses further than it expects.
+ASAN = BUILD=build-asan SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
+TSAN = BUILD=build-tsan SANITIZE=-fsanitize=thread TEST_LIBS= TEST_CPPFLAGS=-Itests/plain \
+       TEST_PLAIN="tests/plain/plain.c tests/plain/glib-tsan.c"
+check-sanitize: check-asan check-tsan
+check-asan:
+	$(MAKE) $(ASAN) build-asan/quorumfs tests
+	tests/run-tests $(TEST_SRC:tests/%.c=build-asan/tests/%)
+check-tsan:
+	$(MAKE) $(TSAN) build-tsan/quorumfs tests
+	$$(setarch -R true 2>/dev/null && echo setarch -R) \
+	    tests/run-tests $(TEST_SRC:tests/%.c=build-tsan/tests/%)
 
 # ---- What Debian or Ubuntu lacks -----------------------------------------------------
 DEPS_BUILD := gcc libc6-dev pkg-config libfuse3-dev libqcow-dev libglib2.0-dev libssl-dev \
@@ -107,6 +123,6 @@ uninstall:
 clean:
 	rm -rf build build-* quorumfs
 
-.PHONY: all tests demo check deps deps-ci format check-format check-cppcheck install \
-        uninstall clean
+.PHONY: all tests demo check check-sanitize check-asan check-tsan deps deps-ci format \
+        check-format check-cppcheck install uninstall clean
 .SECONDARY:
