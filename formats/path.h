@@ -24,20 +24,25 @@ bool path_policy_add_image(path_policy *policy, const char *image_path, GError *
 int path_open_named(const char *path, bool writable, char **ret_real_path,
                     struct stat *ret_st, GError **error);
 
-/* Opens a file that an image names (backing or data file), for reading. `name` is as in
- * the image; relative names start at the directory of `referrer`, a real path.
+/* Opens a file that an image names (backing or data file). `name` is as in the image;
+ * relative names start at the directory of `referrer`, a real path.
  * Refused: json:, protocol names ("nbd:...", "http://..."), whatever is not beneath a
  * directory of the policy, symlinks, anything but a regular file. The last step is
  * openat2 with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS on the
- * allowed directory's real path. Messages: "/x.qcow2: backing file /y: ...". `what` is
- * "backing file" or "data file". */
+ * allowed directory's descriptor. `what` is "backing file" or "data file", `format` its
+ * format for the message or NULL: "/x.qcow2: backing file /y (raw): ...". */
 int path_open_referred(const path_policy *policy, const char *name, const char *referrer,
-                       const char *what, bool writable, char **ret_real_path,
+                       const char *what, const char *format, char **ret_real_path,
                        struct stat *ret_st, GError **error);
+
+/* Another descriptor of an open file, with an open file description, and so with locks,
+ * of its own (O_CLOEXEC). -1 with errno on failure. */
+int path_reopen(int fd, bool writable);
 
 /* Locks as QEMU's file-posix.c does (OFD locks; permission bytes from 100, sharing bytes
  * from 200): a reader refuses writers and resizers, a writer refuses everyone but pure
- * readers that share with it. Held until the descriptor's last close. */
+ * readers that share with it. Held until the descriptor's last close. Locks belong to the
+ * open file description: two opens in one process conflict as two processes do. */
 bool path_lock(int fd, bool writable, const char *filename, GError **error);
 
 #endif
