@@ -1,0 +1,169 @@
+/*
+ * raw.c: a regular file or block device whose bytes are the disk's.
+ *
+ * A file that somebody truncated while it was open gives -EIO past its end, never zeroes:
+ * the vote must see a failed replica, not a different one.
+ */
+#include "formats/raw.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct raw_image {
+    image im;
+    int fd;
+    bool is_device;
+} raw_image;
+
+static raw_image *raw_of(image *im)
+{
+    return (raw_image *)im;
+}
+
+static void raw_close(image *im)
+{
+    raw_image *raw = raw_of(im);
+    close(raw->fd);
+    g_free(im->filename);
+    g_free(raw);
+}
+
+static int raw_read(image *im, void *buf, uint64_t offset, size_t length)
+{
+    return file_read_exact(raw_of(im)->fd, buf, length, offset);
+}
+
+static int raw_write(image *im, const void *buf, uint64_t offset, size_t length)
+{
+    return file_write_full(raw_of(im)->fd, buf, length, offset);
+}
+
+/* Where there is no more data the file ends or has a hole; past its end it is not zero. */
+static void map_no_data(raw_image *raw, uint64_t offset, image_extent *extent)
+{
+    struct stat st;
+    if (fstat(raw->fd, &st) < 0 || (uint64_t)st.st_size <= offset)
+        return;
+    extent->kind = IMAGE_EXTENT_ZERO;
+    extent->length = MIN(extent->length, (uint64_t)st.st_size - offset);
+}
+
+static int raw_map(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent)
+{
+    raw_image *raw = raw_of(im);
+    image_extent extent = {.kind = IMAGE_EXTENT_DATA,
+                           .length = length,
+                           .fd = raw->fd,
+                           .host_offset = offset};
+    if (!raw->is_device) {
+        off_t data = lseek(raw->fd, (off_t)offset, SEEK_DATA);
+        off_t hole = -1;
+        if (data < 0 && errno == ENXIO) {
+            map_no_data(raw, offset, &extent);
+        } else if (data > (off_t)offset) {
+            extent.kind = IMAGE_EXTENT_ZERO;
+            extent.length = MIN(length, (uint64_t)data - offset);
+        } else if (data >= 0 &&
+                   (hole = lseek(raw->fd, (off_t)offset, SEEK_HOLE)) > (off_t)offset) {
+            extent.length = MIN(length, (uint64_t)hole - offset);
+        }
+    }
+    *ret_extent = extent;
+    return 0;
+}
+
+/* EINVAL: a device whose blocks are larger than the range's alignment. */
+static int allocate(const raw_image *raw, int mode, uint64_t offset, uint64_t length)
+{
+    int rc;
+    do
+        rc = fallocate(raw->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
+    while (rc < 0 && errno == EINTR);
+    if (rc == 0)
+        return 0;
+    bool unable = errno == EOPNOTSUPP || errno == ENOSYS || errno == ENODEV ||
+                  (errno == EINVAL && raw->is_device);
+    return unable ? -ENOTSUP : -errno;
+}
+
+static int raw_write_zeroes(image *im, uint64_t offset, uint64_t length)
+{
+    int error = allocate(raw_of(im), FALLOC_FL_ZERO_RANGE, offset, length);
+    if (error == -ENOTSUP)
+        error = allocate(raw_of(im), FALLOC_FL_PUNCH_HOLE, offset, length);
+    return error;
+}
+
+/* A punched hole reads as zeroes, in files and in devices alike (devices that cannot
+ * promise that refuse the call). */
+static int raw_discard(image *im, uint64_t offset, uint64_t length)
+{
+    return allocate(raw_of(im), FALLOC_FL_PUNCH_HOLE, offset, length);
+}
+
+static int raw_resize(image *im, uint64_t size)
+{
+    const raw_image *raw = raw_of(im);
+    if (raw->is_device)
+        return -ENOTSUP;
+    int rc;
+    do
+        rc = ftruncate(raw->fd, (off_t)size);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
+static int raw_flush(image *im)
+{
+    return fdatasync(raw_of(im)->fd) < 0 ? -errno : 0;
+}
+
+static const image_driver raw_driver = {
+    .name = "raw",
+    .close = raw_close,
+    .read = raw_read,
+    .map = raw_map,
+    .write = raw_write,
+    .write_zeroes = raw_write_zeroes,
+    .discard = raw_discard,
+    .resize = raw_resize,
+    .flush = raw_flush,
+};
+
+/* 0 or -errno. */
+static int get_size(int fd, uint64_t *ret_size, bool *ret_is_device)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    *ret_is_device = S_ISBLK(st.st_mode);
+    *ret_size = (uint64_t)st.st_size;
+    if (*ret_is_device)
+        return ioctl(fd, BLKGETSIZE64, ret_size) < 0 ? -errno : 0;
+    return S_ISREG(st.st_mode) ? 0 : -EINVAL;
+}
+
+image *raw_open(int fd, const char *filename, bool writable, GError **error)
+{
+    uint64_t size = 0;
+    bool is_device = false;
+    int failed = get_size(fd, &size, &is_device);
+    if (failed) {
+        g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_IO, "%s: %s", filename,
+                    g_strerror(-failed));
+    } else if (size > IMAGE_SIZE_MAX) {
+        g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_INVALID, "%s: larger than 2^62 bytes",
+                    filename);
+    } else {
+        raw_image *raw = g_new0(raw_image, 1);
+        raw->im = (image){&raw_driver, g_strdup(filename), size, !writable};
+        raw->fd = fd;
+        raw->is_device = is_device;
+        return &raw->im;
+    }
+    close(fd);
+    return NULL;
+}
