@@ -1,0 +1,192 @@
+/*
+ * uring.c: lists of reads and writes, worked off by a ring of this thread or without one.
+ *
+ * Invariant: when io_list_run returns, the kernel has let go of every buffer, and the ring
+ * is empty. So a ring carries nothing from one run to the next, and may be thrown away
+ * whenever it misbehaves before anything is in flight.
+ *
+ * After a fork the child shares the parent's rings: their memory is the same pages. It must
+ * not submit there. A generation that only the fork handler changes tells such rings apart
+ * without a system call; the child closes its copy and makes a ring of its own.
+ */
+#include "formats/uring.h"
+#include "formats/image.h"
+#include <errno.h>
+#include <liburing.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#define RING_DEPTH 64u
+
+typedef struct thread_ring {
+    struct io_uring ring;
+    bool usable; /* false: this thread could not get a ring; it does not try again */
+    unsigned generation;
+} thread_ring;
+
+static unsigned fork_generation;
+
+static void thread_ring_free(void *data)
+{
+    thread_ring *r = data;
+    if (r->usable)
+        io_uring_queue_exit(&r->ring);
+    g_free(r);
+}
+
+static GPrivate this_ring = G_PRIVATE_INIT(thread_ring_free);
+
+static void after_fork_in_child(void)
+{
+    fork_generation++;
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+/* The kernel knows ever better ways to leave completions to the one thread that waits for
+ * them; older kernels refuse the newer flags with EINVAL. */
+static bool ring_init(struct io_uring *ring)
+{
+    static const unsigned flags[] = {
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+        IORING_SETUP_COOP_TASKRUN,
+        0,
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(flags); i++) {
+        int error = io_uring_queue_init(RING_DEPTH, ring, flags[i]);
+        if (error != -EINVAL)
+            return error == 0;
+    }
+    return false;
+}
+
+/* NULL: do without. */
+static struct io_uring *ring_get(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    thread_ring *r = g_private_get(&this_ring);
+    if (!r || r->generation != fork_generation) {
+        pthread_once(&once, watch_forks);
+        r = g_new0(thread_ring, 1);
+        r->generation = fork_generation;
+        r->usable = ring_init(&r->ring);
+        g_private_replace(&this_ring, r);
+    }
+    return r->usable ? &r->ring : NULL;
+}
+
+static void ring_drop(void)
+{
+    g_private_replace(&this_ring, NULL);
+}
+
+static void run_here(io_op *op, size_t done)
+{
+    uint8_t *buf = (uint8_t *)op->buf + done;
+    size_t length = op->length - done;
+    if (op->write)
+        op->result = file_write_full(op->fd, buf, length, op->offset + done);
+    else if (op->eof_error)
+        op->result = file_read_exact(op->fd, buf, length, op->offset + done);
+    else
+        op->result = file_read_full(op->fd, buf, length, op->offset + done);
+}
+
+/* A transfer that the ring did not do wholly is short at the end of a file, interrupted, or
+ * torn by an error: the plain loop knows what to do with each of these. */
+static void complete(io_op *op, int transferred)
+{
+    if (transferred >= 0 && (size_t)transferred == op->length)
+        op->result = 0;
+    else if (transferred >= 0 || transferred == -EAGAIN || transferred == -EINTR)
+        run_here(op, transferred > 0 ? (size_t)transferred : 0);
+    else
+        op->result = transferred;
+}
+
+static unsigned reap(struct io_uring *ring)
+{
+    struct io_uring_cqe *cqe;
+    unsigned head, seen = 0;
+    io_uring_for_each_cqe(ring, head, cqe)
+    {
+        complete(io_uring_cqe_get_data(cqe), cqe->res);
+        seen++;
+    }
+    io_uring_cq_advance(ring, seen);
+    return seen;
+}
+
+static void queue(struct io_uring *ring, io_op *op)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+    if (op->write)
+        io_uring_prep_write(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);
+    else
+        io_uring_prep_read(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);
+    io_uring_sqe_set_data(sqe, op);
+}
+
+/* At most RING_DEPTH ops. Returns how many were completed: all of them, or fewer when the
+ * ring refused the rest before it took any of it. */
+static size_t run_batch(struct io_uring *ring, io_op *ops, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        queue(ring, &ops[i]);
+    size_t done = 0;
+    while (done < count) {
+        int rc = io_uring_submit_and_wait(ring, (unsigned)(count - done));
+        done += reap(ring);
+        if (rc >= 0 || rc == -EINTR)
+            continue;
+        size_t refused = io_uring_sq_ready(ring);
+        if (done + refused == count)
+            break;
+        /* The kernel still holds buffers of this list. Short of memory it says so here and
+         * gets on; any other error would mean that the ring is not ours any more, and
+         * returning would let the kernel write into memory that is used for other things. */
+        if (rc != -EAGAIN && rc != -EBUSY && rc != -ENOMEM)
+            abort();
+    }
+    return done;
+}
+
+void io_list_run(io_list *list)
+{
+    size_t at = 0;
+    struct io_uring *ring = list->count > 1 ? ring_get() : NULL;
+    while (ring && at < list->count) {
+        size_t batch = MIN(list->count - at, RING_DEPTH);
+        size_t done = run_batch(ring, list->ops + at, batch);
+        at += done;
+        if (done < batch) {
+            ring_drop();
+            ring = NULL;
+        }
+    }
+    for (; at < list->count; at++)
+        run_here(&list->ops[at], 0);
+}
+
+void io_list_clear(io_list *list)
+{
+    list->count = 0;
+}
+
+void io_list_free(io_list *list)
+{
+    g_free(list->ops);
+    *list = (io_list){0};
+}
+
+void io_list_add(io_list *list, io_op op)
+{
+    if (list->count == list->capacity) {
+        list->capacity = MAX(16, list->capacity * 2);
+        list->ops = g_renew(io_op, list->ops, list->capacity);
+    }
+    list->ops[list->count++] = op;
+}
