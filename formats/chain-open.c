@@ -1,0 +1,356 @@
+/*
+ * chain-open.c: the layers of a chain, from the top down (O1 to O3, O5).
+ *
+ * For each layer: open (path.c), lock, compare with every file that the chain already has,
+ * decide the format, parse and check the header, open its data file; then its backing file
+ * is the next layer. Nothing is decoded before the whole chain stands.
+ */
+#include "formats/chain-internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+int chain_dup(int fd, const char *filename, GError **error)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0)
+        g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_IO, "%s: %s", filename,
+                    g_strerror(errno));
+    return copy;
+}
+
+/* Empty, at the bottom of the chain. */
+static layer *layer_add(chain *c)
+{
+    layer *l = g_new0(layer, 1);
+    l->fd = -1;
+    l->data_fd = -1;
+    c->layers[c->depth++] = l;
+    return l;
+}
+
+static void layer_free(layer *l)
+{
+    image_close(l->im);
+    if (l->fd >= 0)
+        close(l->fd);
+    if (l->data_fd >= 0)
+        close(l->data_fd);
+    g_free((char *)l->info.filename);
+    g_free((char *)l->info.backing_file);
+    g_free((char *)l->info.backing_format);
+    g_free((char *)l->info.data_file);
+    qcow1_header_clear(&l->qcow1);
+    qcow2_header_clear(&l->qcow2);
+    g_free(l);
+}
+
+/* Two nodes of one block device are one device. */
+static void identify(const struct stat *st, uint64_t *ret_dev, uint64_t *ret_ino)
+{
+    *ret_dev = S_ISBLK(st->st_mode) ? st->st_rdev : st->st_dev;
+    *ret_ino = S_ISBLK(st->st_mode) ? 0 : st->st_ino;
+}
+
+static bool layer_holds(const layer *l, uint64_t dev, uint64_t ino)
+{
+    return (l->fd >= 0 && l->info.dev == dev && l->info.ino == ino) ||
+           (l->data_fd >= 0 && l->data_dev == dev && l->data_ino == ino);
+}
+
+static bool check_new_to_chain(const chain *c, const char *filename, uint64_t dev,
+                               uint64_t ino, GError **error)
+{
+    for (unsigned i = 0; i < c->depth; i++) {
+        if (layer_holds(c->layers[i], dev, ino)) {
+            g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_REFUSED,
+                        "%s: occurs twice in the chain of %s (a cycle?)", filename,
+                        c->layers[0]->info.filename);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Takes the opened file in. `writable` is how it is to be locked. */
+static bool layer_take_file(chain *c, layer *l, char *filename, const struct stat *st,
+                            bool writable, GError **error)
+{
+    uint64_t dev, ino;
+    identify(st, &dev, &ino);
+    bool is_new = check_new_to_chain(c, filename, dev, ino, error);
+    l->info.filename = filename;
+    l->info.dev = dev;
+    l->info.ino = ino;
+    l->info.file_size = (uint64_t)st->st_size;
+    l->info.file_allocated = (uint64_t)st->st_blocks * 512;
+    return is_new && path_lock(l->fd, writable, filename, error);
+}
+
+static bool load_qcow1(layer *l, GError **error)
+{
+    if (!qcow1_header_read(l->fd, l->info.filename, &l->qcow1, error))
+        return false;
+    l->info.version = 1;
+    l->info.size = l->qcow1.size;
+    l->info.cluster_size = 1u << l->qcow1.cluster_bits;
+    l->info.encrypted = l->qcow1.crypt_method != 0;
+    l->info.backing_file = g_strdup(l->qcow1.backing_file);
+    l->refusal = libqcow_refuses_qcow1(l->fd, &l->qcow1);
+    return true;
+}
+
+static bool open_data_file(chain *c, layer *l, const path_policy *policy, GError **error)
+{
+    struct stat st;
+    char *filename = NULL;
+    if (!l->qcow2.data_file) {
+        g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_INVALID,
+                    "%s: has an external data file but does not name it (qemu-img amend "
+                    "-o data_file=NAME)",
+                    l->info.filename);
+        return false;
+    }
+    l->data_fd = path_open_referred(policy, l->qcow2.data_file, l->info.filename,
+                                    "data file", "raw", &filename, &st, error);
+    if (l->data_fd < 0)
+        return false;
+    l->info.data_file = filename;
+    l->info.file_allocated += (uint64_t)st.st_blocks * 512;
+    uint64_t dev, ino;
+    identify(&st, &dev, &ino);
+    /* The layer itself is in the chain already: it may not be its own data file. */
+    if (!check_new_to_chain(c, filename, dev, ino, error))
+        return false;
+    l->data_dev = dev;
+    l->data_ino = ino;
+    return path_lock(l->data_fd, false, filename, error);
+}
+
+static void describe_qcow2(layer *l)
+{
+    const qcow2_header *h = &l->qcow2;
+    l->info.version = h->version;
+    l->info.size = h->size;
+    l->info.cluster_size = 1u << h->cluster_bits;
+    l->info.encrypted = h->crypt_method != 0;
+    l->info.backing_file = g_strdup(h->backing_file);
+    l->info.backing_format = g_strdup(h->backing_format);
+    l->info.compression = h->compression == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib";
+    l->info.extended_l2 = h->incompatible & QCOW2_INCOMPAT_EXTL2;
+    l->info.dirty = h->incompatible & QCOW2_INCOMPAT_DIRTY;
+    l->info.lazy_refcounts = h->compatible & 1;
+    l->info.snapshot_count = h->snapshot_count;
+    l->info.refcount_bits = 1u << h->refcount_order;
+}
+
+static bool load_qcow2(chain *c, layer *l, const path_policy *policy, GError **error)
+{
+    if (!qcow2_header_read(l->fd, l->info.filename, &l->qcow2, error))
+        return false;
+    describe_qcow2(l);
+    struct stat st;
+    bool external = l->qcow2.incompatible & QCOW2_INCOMPAT_DATA_FILE;
+    if (external && !open_data_file(c, l, policy, error))
+        return false;
+    if (fstat(external ? l->data_fd : l->fd, &st) < 0)
+        st.st_size = 0;
+    qcow2_check check = {0};
+    if (!qcow2_check_tables(l->fd, (uint64_t)st.st_size, &l->qcow2, l->info.filename,
+                            &check, error))
+        return false;
+    l->refusal = libqcow_refuses_qcow2(&l->qcow2, &check);
+    return true;
+}
+
+static bool load_raw(const chain *c, layer *l, GError **error)
+{
+    int fd = chain_dup(l->fd, l->info.filename, error);
+    if (fd >= 0)
+        l->im = raw_open(fd, l->info.filename, c->writable, error);
+    if (!l->im)
+        return false;
+    l->info.size = l->im->size;
+    l->info.file_size = l->im->size;
+    return true;
+}
+
+static bool layer_load(chain *c, layer *l, const path_policy *policy, GError **error)
+{
+    l->info.format = chain_kind_name(l->kind);
+    switch (l->kind) {
+    case LAYER_RAW:
+        return load_raw(c, l, error);
+    case LAYER_QCOW1:
+        return load_qcow1(l, error);
+    case LAYER_QCOW2:
+        return load_qcow2(c, l, policy, error);
+    }
+    return false;
+}
+
+/* The top's format, before it is opened. False if nothing tells it. */
+static bool top_kind(const chain_options *options, layer_kind *ret_kind)
+{
+    return options->format ? chain_kind_from_name(options->format, ret_kind)
+                           : chain_kind_from_suffix(options->path, ret_kind);
+}
+
+/* Raw is opened for writing if asked for; where the system forbids that, for reading, and
+ * the chain says why. */
+static int open_top_file(chain *c, const chain_options *options, bool raw,
+                         char **ret_filename, struct stat *ret_st, GError **error)
+{
+    g_autoptr(GError) refused = NULL;
+    if (options->writable && raw) {
+        int fd = path_open_named(options->path, true, ret_filename, ret_st, &refused);
+        c->writable = fd >= 0;
+        if (fd >= 0)
+            return fd;
+    }
+    int fd = path_open_named(options->path, false, ret_filename, ret_st, error);
+    if (fd >= 0 && refused)
+        c->read_only_reason = g_strdup(refused->message);
+    else if (fd >= 0 && options->writable)
+        c->read_only_reason =
+            g_strdup_printf("%s: qcow and qcow2 images are mounted read-only by this "
+                            "version",
+                            *ret_filename);
+    return fd;
+}
+
+static bool open_top(chain *c, const chain_options *options, GError **error)
+{
+    struct stat st;
+    char *filename = NULL;
+    layer_kind kind = LAYER_QCOW2;
+    bool known = top_kind(options, &kind);
+    if (options->format && !known) {
+        g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_FORMAT,
+                    "%s: unknown format '%s' (raw, qcow and qcow2 are known)",
+                    options->path, options->format);
+        return false;
+    }
+    layer *l = layer_add(c);
+    l->kind = kind;
+    l->fd = open_top_file(c, options, kind == LAYER_RAW, &filename, &st, error);
+    if (l->fd < 0 || !layer_take_file(c, l, filename, &st, c->writable, error))
+        return false;
+    if (!known) {
+        chain_kind_unknown(l->fd, options->path, NULL, error);
+        return false;
+    }
+    if (!options->format && !chain_kind_agrees(l->fd, kind, options->path, NULL, error))
+        return false;
+    return layer_load(c, l, options->policy, error);
+}
+
+/* The backing file's format, once it is open. */
+static bool backing_kind(layer *l, const layer *referrer, GError **error)
+{
+    const char *filename = l->info.filename;
+    if (referrer->info.backing_format)
+        return chain_kind_from_name(referrer->info.backing_format, &l->kind);
+    if (!chain_kind_from_suffix(filename, &l->kind)) {
+        chain_kind_unknown(l->fd, filename, referrer, error);
+        return false;
+    }
+    return chain_kind_agrees(l->fd, l->kind, filename, referrer, error);
+}
+
+static bool load_backing(chain *c, layer *l, const layer *referrer,
+                         const path_policy *policy, GError **error)
+{
+    if (backing_kind(l, referrer, error) && layer_load(c, l, policy, error))
+        return true;
+    g_prefix_error(error, "%s: backing file ", referrer->info.filename);
+    return false;
+}
+
+static bool open_backing(chain *c, const path_policy *policy, GError **error)
+{
+    const layer *referrer = c->layers[c->depth - 1];
+    const char *format = referrer->info.backing_format;
+    layer_kind kind;
+    if (c->depth == CHAIN_DEPTH_MAX) {
+        g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_REFUSED,
+                    "%s: the chain has more than %d layers", c->layers[0]->info.filename,
+                    CHAIN_DEPTH_MAX);
+        return false;
+    }
+    if (format && !chain_kind_from_name(format, &kind)) {
+        g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_UNSUPPORTED,
+                    "%s: backing file %s: unknown format '%s' (raw, qcow and qcow2 are "
+                    "known)",
+                    referrer->info.filename, referrer->info.backing_file, format);
+        return false;
+    }
+    struct stat st;
+    char *filename = NULL;
+    layer *l = layer_add(c);
+    l->fd =
+        path_open_referred(policy, referrer->info.backing_file, referrer->info.filename,
+                           "backing file", format, &filename, &st, error);
+    if (l->fd < 0 || !layer_take_file(c, l, filename, &st, false, error))
+        return false;
+    return load_backing(c, l, referrer, policy, error);
+}
+
+static bool open_layers(chain *c, const chain_options *options, GError **error)
+{
+    if (!open_top(c, options, error))
+        return false;
+    while (c->layers[c->depth - 1]->info.backing_file)
+        if (!open_backing(c, options->policy, error))
+            return false;
+    c->size = c->layers[0]->info.size;
+    return true;
+}
+
+chain *chain_open(const chain_options *options, GError **error)
+{
+    chain *c = g_new0(chain, 1);
+    if (open_layers(c, options, error) && chain_choose_decoders(c, options, error))
+        return c;
+    chain_close(c);
+    return NULL;
+}
+
+void chain_close(chain *c)
+{
+    if (!c)
+        return;
+    chain_stack_clear(&c->stack);
+    chain_stack_clear(&c->check);
+    for (unsigned i = 0; i < c->depth; i++)
+        layer_free(c->layers[i]);
+    g_free(c->read_only_reason);
+    g_free(c);
+}
+
+static bool check_not_shared(const layer *l, const chain *other, GError **error)
+{
+    for (unsigned i = 0; i < other->depth; i++) {
+        const layer *o = other->layers[i];
+        bool same = layer_holds(o, l->info.dev, l->info.ino) ||
+                    (l->data_fd >= 0 && layer_holds(o, l->data_dev, l->data_ino));
+        if (same) {
+            g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_REFUSED,
+                        "%s: belongs to two replicas (a vote among copies of one file is "
+                        "no vote)",
+                        o->info.filename);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool chain_check_distinct(chain *const *chains, unsigned n, GError **error)
+{
+    for (unsigned i = 1; i < n; i++)
+        for (unsigned j = 0; j < i; j++)
+            for (unsigned k = 0; k < chains[j]->depth; k++)
+                if (!check_not_shared(chains[j]->layers[k], chains[i], error))
+                    return false;
+    return true;
+}
