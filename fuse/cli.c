@@ -135,6 +135,19 @@ int cli_parse(int argc, char **argv, const cli_option *options, int usage,
     return -1;
 }
 
+bool cli_apply_options(mount_config *config, const char *threshold, GPtrArray *options,
+                       GError **error)
+{
+    g_autofree char *option =
+        threshold ? g_strdup_printf("threshold=%s", threshold) : NULL;
+    if (option && !config_apply_options(config, option, error))
+        return false;
+    for (guint i = 0; i < options->len; i++)
+        if (!config_apply_options(config, g_ptr_array_index(options, i), error))
+            return false;
+    return true;
+}
+
 char *cli_read_file(const char *path, size_t limit, size_t *ret_length)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);

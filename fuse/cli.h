@@ -38,6 +38,10 @@ int cli_usage_error(const char *command, int code, const char *format, ...)
  * `failed`. */
 int cli_config_exit(const GError *error, int usage, int failed);
 
+/* --threshold (may be NULL), then each -o in order. Call after the disks are there. */
+bool cli_apply_options(mount_config *config, const char *threshold, GPtrArray *options,
+                       GError **error);
+
 typedef struct cli_option {
     const char *name; /* long, without the dashes; NULL: none */
     char letter;      /* 0: none */

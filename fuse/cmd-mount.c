@@ -15,28 +15,6 @@
 /* How often a busy mount is tried again: nothing tells us when it stops being busy. */
 #define BUSY_RETRY_US 100000
 
-static bool apply_words(mount_config *config, GPtrArray *words, const char *format,
-                        const char *name, GError **error)
-{
-    unsigned n_images = words->len - 1;
-    return config_from_words(config, (char *const *)words->pdata, n_images, format, name,
-                             error);
-}
-
-static bool apply_options(mount_config *config, const char *threshold, GPtrArray *options,
-                          GError **error)
-{
-    if (threshold) {
-        g_autofree char *option = g_strdup_printf("threshold=%s", threshold);
-        if (!config_apply_options(config, option, error))
-            return false;
-    }
-    for (guint i = 0; i < options->len; i++)
-        if (!config_apply_options(config, g_ptr_array_index(options, i), error))
-            return false;
-    return true;
-}
-
 /* Absolute, because the daemon leaves the working directory. A dead mount there is the
  * daemon's to clear, so nothing below the path is touched. */
 static bool set_mountpoint(mount_config *config, const char *word)
@@ -56,8 +34,9 @@ static int mount_words(mount_config *config, GPtrArray *words, const char *forma
                        bool dry_run)
 {
     g_autoptr(GError) error = NULL;
-    if (!apply_words(config, words, format, name, &error) ||
-        !apply_options(config, threshold, options, &error)) {
+    if (!config_from_words(config, (char *const *)words->pdata, words->len - 1, format,
+                           name, &error) ||
+        !cli_apply_options(config, threshold, options, &error)) {
         cli_error("%s", error->message);
         return cli_config_exit(error, CLI_USAGE, CLI_FAILED);
     }
