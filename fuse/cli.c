@@ -138,10 +138,10 @@ int cli_parse(int argc, char **argv, const cli_option *options, int usage,
 bool cli_apply_options(mount_config *config, const char *threshold, GPtrArray *options,
                        GError **error)
 {
-    g_autofree char *option =
-        threshold ? g_strdup_printf("threshold=%s", threshold) : NULL;
-    if (option && !config_apply_options(config, option, error))
-        return false;
+    for (guint i = 0; threshold && i < config->disks->len; i++)
+        if (config_set_disk(g_ptr_array_index(config->disks, i), "threshold", threshold,
+                            NULL, error) != CONFIG_SET_OK)
+            return false;
     for (guint i = 0; i < options->len; i++)
         if (!config_apply_options(config, g_ptr_array_index(options, i), error))
             return false;
