@@ -111,3 +111,13 @@ void rangelock_release(rangelock *lock, rangelock_held *held)
     list_remove(lock, held);
     g_mutex_unlock(&lock->mutex);
 }
+
+unsigned rangelock_waiting(rangelock *lock)
+{
+    unsigned waiting = 0;
+    g_mutex_lock(&lock->mutex);
+    for (const rangelock_held *held = lock->first; held; held = held->next)
+        waiting += held->blockers > 0;
+    g_mutex_unlock(&lock->mutex);
+    return waiting;
+}

@@ -37,4 +37,7 @@ void rangelock_acquire(rangelock *lock, rangelock_held *held, uint64_t offset,
                        uint64_t length, rangelock_mode mode);
 void rangelock_release(rangelock *lock, rangelock_held *held);
 
+/* How many requests wait at this moment. */
+unsigned rangelock_waiting(rangelock *lock);
+
 #endif
