@@ -1,9 +1,10 @@
 /*
  * verify.h: an offline vote over whole image sets. Changes nothing.
  *
- * One thread per replica reads ahead, the caller's thread (and one helper where there is a
- * second core) compares. Ranges that every replica's map calls zero or unallocated are not
- * read. The disk must not be mounted for writing by anybody (its locks see to that).
+ * One thread per replica reads ahead, the caller's thread compares and makes all
+ * callbacks. Ranges that every replica's map calls zero or unallocated are not read; where
+ * only some do, the others are read and must be zeroes. Memory: about 25 MiB, however large
+ * the disk. The disk must not be mounted for writing by anybody (its locks see to that).
  */
 #ifndef QUORUM_VERIFY_H
 #define QUORUM_VERIFY_H
@@ -13,18 +14,19 @@
 typedef struct verify_range {
     uint64_t offset, length; /* exactly what differs, sector aligned */
     uint64_t winners;        /* 0: no majority */
-    uint64_t losers;         /* replicas that returned something else */
-    uint64_t failed;         /* replicas that could not be read here */
-    uint8_t group[VOTE_REPLICAS_MAX];
-    uint8_t n_groups;
+    uint64_t losers; /* replicas that returned something else; 0 without a majority */
+    uint64_t failed; /* replicas that could not be read here, to the sector */
+    uint8_t group[VOTE_REPLICAS_MAX]; /* as in vote_range */
+    uint8_t n_groups;                 /* 1: nothing differs, but somebody failed */
 } verify_range;
 
 typedef struct verify_summary {
     uint64_t size, checked_bytes,
         skipped_bytes; /* skipped: zero everywhere by the maps */
-    uint64_t differing_bytes, differing_ranges;
-    uint64_t no_majority_bytes, no_majority_ranges;
-    uint64_t read_error_bytes, read_error_ranges;
+    /* A range may count in all three. */
+    uint64_t differing_bytes, differing_ranges;     /* more than one version */
+    uint64_t no_majority_bytes, no_majority_ranges; /* no version has `threshold` */
+    uint64_t read_error_bytes, read_error_ranges;   /* some replica failed */
     uint64_t replica_differing_bytes[VOTE_REPLICAS_MAX];
     uint64_t replica_error_bytes[VOTE_REPLICAS_MAX];
     bool interrupted;
@@ -37,7 +39,8 @@ typedef struct verify_options {
     /* Called now and then (at most every 100 ms or every 64 MiB). May be NULL. */
     void (*on_progress)(void *opaque, uint64_t done, uint64_t size);
     /* Manifest: called in order for each `manifest_range` bytes with the SHA-256 of the
-     * voted data; has_winner false: some sector there has no majority. NULL: not computed.*/
+     * voted data; has_winner false: some sector there has no majority, sha256 says
+     * nothing. NULL: not computed. */
     void (*on_digest)(void *opaque, uint64_t offset, uint64_t length,
                       const uint8_t sha256[JOURNAL_DIGEST_SIZE], bool has_winner);
     uint64_t manifest_range;
