@@ -95,16 +95,22 @@ static const char verify_text[] =
     "usage: quorumfs verify [OPTIONS] IMAGE...\n"
     "       quorumfs verify [OPTIONS] CONFIG\n"
     "\n"
-    "Votes over whole images and changes nothing. One line per differing range.\n"
+    "Votes over whole images and changes nothing. One line per differing range:\n"
+    "OFFSET LENGTH differs: LOSERS wins: WINNERS unreadable: REPLICAS.\n"
     "  --json             one object\n"
-    "  --mapfile FILE     GNU ddrescue map\n"
+    "  --mapfile FILE     GNU ddrescue map: + all agree, / differ with a majority,\n"
+    "                     - no majority, or a replica cannot be read there\n"
     "  --svg FILE         a picture of where replicas differ\n"
-    "  --manifest FILE    SHA-256 per range\n"
-    "  --check FILE       compare with such a manifest\n"
-    "  -p                 progress\n"
+    "  --manifest FILE    SHA-256 per range of the voted data\n"
+    "  --manifest-range SIZE    bytes per range (default 1M)\n"
+    "  --check FILE       compare the voted data of one or more images with a manifest\n"
+    "  -p                 progress on standard error, also if that is no terminal\n"
     "  --format FMT, --threshold K, -o OPTIONS as for mount\n"
-    "Exit: 0 all agree; 1 they differ, every sector has a majority; 2 cannot be opened;\n"
-    "4 read errors; 5 no majority somewhere; 64 usage.\n";
+    "With several disks, FILE.EXT is FILE-DISK.EXT for each. SIGUSR1: a line of progress.\n"
+    "Exit: 0 all agree; 1 they differ (or from the manifest), every sector has a majority;\n"
+    "2 an image cannot be opened, a report not written or a manifest not used; 4 read\n"
+    "errors; 5 no majority somewhere; 64 usage; the first of 2, 5, 4, 1, 0. 130:\n"
+    "interrupted, with a summary of what was verified.\n";
 
 bool help_print(FILE *out, const char *command)
 {
