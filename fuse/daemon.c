@@ -1,0 +1,346 @@
+/*
+ * daemon.c: the life of a mount.
+ *
+ * Unless it stays in the foreground, the process forks before anything is opened, so that
+ * descriptors, locks, rings and threads all belong to the process that serves. The child
+ * writes one byte into a pipe when the mount answers; if the pipe closes without it the
+ * mount has failed, and the child has said why on standard error.
+ *
+ * Built in this order, taken down in the reverse one, whatever step fails: state
+ * directory, journals, disks, control socket, mount, signal thread.
+ *
+ * Signals are blocked in all threads, so that each helper process and thread started on
+ * the way inherits that (a terminal's ^C goes to the helpers too, and must not end them
+ * before we are done), and are taken by one thread with sigwait: HUP reopens the journals,
+ * INT and TERM end the mount, USR1 wakes the thread so that it ends.
+ */
+#include "fuse/daemon.h"
+#include "fuse/cli.h"
+#include "fuse/control.h"
+#include "fuse/mount.h"
+#include "fuse/mountpoint.h"
+#include "fuse/tree.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* The longest path of a Unix socket is 107 bytes; this one is ours to keep short. */
+#define SOCKET_NAME "qmp.sock"
+
+typedef struct daemon_state {
+    daemon_context context;
+    char *mountpoint;
+    int state_fd; /* the state directory, locked; -1 */
+    control *control;
+    mount_session *mount;
+    pthread_t signals; /* takes the signals, in serve() */
+    bool ended;        /* set before the last SIGUSR1; atomic */
+} daemon_state;
+
+/* ---- State directory and journals --------------------------------------------------- */
+
+/* Two daemons that read the same images would write into one journal. */
+static bool open_state_dir(daemon_state *s, GError **error)
+{
+    const mount_config *config = s->context.config;
+    g_autofree char *dir = config_make_state_dir(config, error);
+    if (!dir)
+        return false;
+    s->context.state_dir = g_canonicalize_filename(dir, NULL);
+    s->context.socket_path =
+        config->socket_path ? g_canonicalize_filename(config->socket_path, NULL)
+                            : g_build_filename(s->context.state_dir, SOCKET_NAME, NULL);
+    s->state_fd = open(s->context.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->state_fd >= 0 && flock(s->state_fd, LOCK_EX | LOCK_NB) == 0)
+        return true;
+    if (s->state_fd >= 0 && errno == EWOULDBLOCK)
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE,
+                    "state directory %s: in use by another mount of the same images "
+                    "(give this one its own with -o state-dir=)",
+                    s->context.state_dir);
+    else
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE, "state directory %s: %s",
+                    s->context.state_dir, g_strerror(errno));
+    return false;
+}
+
+static char *journal_dir(const daemon_state *s, const disk_options *options)
+{
+    return g_build_filename(s->context.state_dir, options->name, NULL);
+}
+
+static journal *open_journal(const daemon_state *s, const disk_options *options,
+                             GError **error)
+{
+    g_autofree char *dir = journal_dir(s, options);
+    if (g_mkdir_with_parents(dir, 0700) != 0) {
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE, "journal directory %s: %s",
+                    dir, g_strerror(errno));
+        return NULL;
+    }
+    g_autofree char *path = g_build_filename(dir, "divergence.jsonl", NULL);
+    return journal_open(path, 0, NULL, error);
+}
+
+/* A mount that failed leaves no journal in which nothing stands. */
+static void remove_empty_journals(const daemon_state *s)
+{
+    for (unsigned i = 0; i < s->context.journals->len; i++) {
+        struct stat st;
+        g_autofree char *dir = journal_dir(s, s->context.config->disks->pdata[i]);
+        g_autofree char *path = g_build_filename(dir, "divergence.jsonl", NULL);
+        if (stat(path, &st) == 0 && st.st_size == 0)
+            unlink(path);
+        rmdir(dir); /* refused unless it is empty */
+    }
+}
+
+/* ---- Opening and closing ------------------------------------------------------------ */
+
+static bool open_disks(daemon_state *s, GError **error)
+{
+    const GPtrArray *disks = s->context.config->disks;
+    for (unsigned i = 0; i < disks->len; i++) {
+        journal *j = open_journal(s, disks->pdata[i], error);
+        if (!j)
+            return false;
+        g_ptr_array_add(s->context.journals, j);
+        disk *d = disk_open(disks->pdata[i], j, error);
+        if (!d)
+            return false;
+        g_ptr_array_add(s->context.disks, d);
+        const char *why = disk_read_only_reason(d);
+        if (why)
+            cli_error("disk '%s' is read-only: %s", disk_name(d), why);
+    }
+    return true;
+}
+
+/* The process gets the signal, not the thread: a client may ask before that is started. */
+static void ask_for_end(void *opaque)
+{
+    (void)opaque;
+    kill(getpid(), SIGTERM);
+}
+
+static bool open_all(daemon_state *s, GError **error)
+{
+    const mount_config *config = s->context.config;
+    s->mountpoint = mountpoint_prepare(config->mountpoint, error);
+    if (!s->mountpoint || !open_state_dir(s, error) || !open_disks(s, error))
+        return false;
+    s->control = control_start(&s->context, ask_for_end, NULL, error);
+    if (!s->control)
+        return false;
+    s->mount = mount_attach(&s->context, s->mountpoint, error);
+    return s->mount != NULL;
+}
+
+/* 0, or what the last flush of a disk returned. */
+static int close_all(daemon_state *s, bool served)
+{
+    int result = 0;
+    mount_free(s->mount);
+    control_stop(s->control);
+    for (unsigned i = 0; i < s->context.disks->len; i++) {
+        int closed = disk_close(s->context.disks->pdata[i]);
+        result = result ? result : closed;
+    }
+    for (unsigned i = 0; i < s->context.journals->len; i++)
+        journal_close(s->context.journals->pdata[i]);
+    if (!served)
+        remove_empty_journals(s);
+    if (s->state_fd >= 0)
+        close(s->state_fd);
+    g_ptr_array_unref(s->context.disks);
+    g_ptr_array_unref(s->context.journals);
+    g_free(s->context.state_dir);
+    g_free(s->context.socket_path);
+    g_free(s->mountpoint);
+    return result;
+}
+
+/* ---- Serving ------------------------------------------------------------------------ */
+
+static void signal_set(sigset_t *set)
+{
+    const int numbers[] = {SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+    sigemptyset(set);
+    for (unsigned i = 0; i < G_N_ELEMENTS(numbers); i++)
+        sigaddset(set, numbers[i]);
+}
+
+static void reopen_journals(const daemon_state *s)
+{
+    for (unsigned i = 0; i < s->context.journals->len; i++)
+        journal_reopen(s->context.journals->pdata[i]);
+}
+
+static void *take_signals(void *opaque)
+{
+    daemon_state *s = opaque;
+    sigset_t set;
+    signal_set(&set);
+    sigdelset(&set, SIGUSR2); /* mount.c's */
+    for (;;) {
+        int number = 0;
+        sigwait(&set, &number);
+        if (__atomic_load_n(&s->ended, __ATOMIC_SEQ_CST))
+            return NULL;
+        if (number == SIGHUP)
+            reopen_journals(s);
+        else if (number != SIGUSR1)
+            mount_end(s->mount);
+    }
+}
+
+static int serve(daemon_state *s)
+{
+    int result = pthread_create(&s->signals, NULL, take_signals, s);
+    if (result != 0) {
+        mount_detach(s->mount);
+        return -result;
+    }
+    result = mount_serve(s->mount);
+    mount_detach(s->mount);
+    __atomic_store_n(&s->ended, true, __ATOMIC_SEQ_CST);
+    pthread_kill(s->signals, SIGUSR1);
+    pthread_join(s->signals, NULL);
+    return result;
+}
+
+/* In QEMU's option syntax a comma in a value is doubled. */
+static void print_usage(const daemon_state *s)
+{
+    GString *line = g_string_new("quorumfs: ready, for QEMU:");
+    for (unsigned i = 0; i < s->context.disks->len; i++) {
+        disk *d = s->context.disks->pdata[i];
+        g_autofree char *path = g_build_filename(s->mountpoint, disk_file(d), NULL);
+        g_auto(GStrv) parts = g_strsplit(path, ",", -1);
+        g_autofree char *value = g_strjoinv(",,", parts);
+        g_string_append_printf(line, " -drive file=%s,format=raw,cache=none%s", value,
+                               disk_writable(d) ? "" : ",readonly=on");
+    }
+    puts(line->str);
+    fflush(stdout);
+    g_string_free(line, TRUE);
+}
+
+/* Tells the waiting parent that the mount answers, and lets go of its terminal, its pipes
+ * and its working directory. False: the parent is gone, nobody wants the mount. */
+static bool release_shell(int ready_fd)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (chdir("/") != 0 || null < 0)
+        return false;
+    for (int fd = 0; fd <= 2; fd++)
+        dup2(null, fd);
+    close(null);
+    bool told = write(ready_fd, "", 1) == 1;
+    close(ready_fd);
+    return told;
+}
+
+static int run(const mount_config *config, int ready_fd)
+{
+    g_autoptr(GError) error = NULL;
+    daemon_state s = {.context = {.config = config,
+                                  .disks = g_ptr_array_new(),
+                                  .journals = g_ptr_array_new(),
+                                  .started_us = g_get_monotonic_time()},
+                      .state_fd = -1};
+    sigset_t set;
+    signal_set(&set);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+
+    bool opened = open_all(&s, &error);
+    if (!opened)
+        cli_error("%s", error->message);
+    int result = 0;
+    if (opened) {
+        if (config->foreground || isatty(STDOUT_FILENO))
+            print_usage(&s);
+        if (ready_fd >= 0 && !release_shell(ready_fd))
+            kill(getpid(), SIGTERM);
+        result = serve(&s);
+    }
+    int closed = close_all(&s, opened);
+    if (result < 0)
+        cli_error("serving %s: %s", config->mountpoint, g_strerror(-result));
+    if (closed < 0)
+        cli_error("the last flush failed: %s", g_strerror(-closed));
+    return opened && result == 0 && closed == 0 ? CLI_OK : CLI_FAILED;
+}
+
+/* ---- Going into the background ------------------------------------------------------ */
+
+static int wait_for_child(pid_t child, int ready_fd)
+{
+    char byte;
+    ssize_t got;
+    do
+        got = read(ready_fd, &byte, 1);
+    while (got < 0 && errno == EINTR);
+    close(ready_fd);
+    if (got == 1)
+        return CLI_OK;
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (WIFSIGNALED(status))
+        cli_error("the daemon was ended by signal %d (%s)", WTERMSIG(status),
+                  g_strsignal(WTERMSIG(status)));
+    return CLI_FAILED;
+}
+
+static int run_in_background(const mount_config *config)
+{
+    int ready[2];
+    if (pipe2(ready, O_CLOEXEC) != 0) {
+        cli_error("pipe: %s", g_strerror(errno));
+        return CLI_FAILED;
+    }
+    fflush(NULL);
+    pid_t child = fork();
+    if (child < 0) {
+        cli_error("fork: %s", g_strerror(errno));
+        close(ready[0]);
+        close(ready[1]);
+        return CLI_FAILED;
+    }
+    if (child > 0) {
+        close(ready[1]);
+        return wait_for_child(child, ready[0]);
+    }
+    close(ready[0]);
+    setsid();
+    return run(config, ready[1]);
+}
+
+/* A pipe or an image must not become descriptor 0, 1 or 2. */
+static void fill_stdio(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= 2);
+    close(fd);
+}
+
+int daemon_mount(const mount_config *config)
+{
+    fill_stdio();
+    g_autoptr(GError) error = NULL;
+    if (!tree_check_names(config, &error)) {
+        cli_error("%s", error->message);
+        return CLI_FAILED;
+    }
+    return config->foreground ? run(config, -1) : run_in_background(config);
+}

@@ -1,0 +1,334 @@
+/*
+ * mount.c: the session: mounting, serving, and the several ways in which a mount ends.
+ *
+ * Ends. (1) Somebody unmounts it: the workers read ENODEV and mount_serve returns. (2)
+ * mount_end finds nobody using it: it unmounts, and (1) follows; the kernel writes back
+ * what it holds while we still serve. (3) mount_end finds it in use: it has the kernel
+ * write back, marks the session as ended and wakes the serving thread, which sleeps in
+ * libfuse, with a signal. A signal that comes just before that sleep is lost, so it is
+ * repeated until mount_serve has returned.
+ *
+ * Before anything is unmounted by path, the kernel's table must say that the mount there
+ * is this one: it may have been detached lazily and another one made at the same place.
+ */
+#include "fuse/mount.h"
+#include "fuse/mountpoint.h"
+#include "fuse/ops.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* One slow replica must not keep other requests from being taken; but each further thread
+ * that is awake costs switches, so that most of them end when they are idle. */
+#define THREADS_MAX  16
+#define THREADS_IDLE 4
+
+#define WAKE_SIGNAL SIGUSR2
+#define WAKE_EVERY  (50 * G_TIME_SPAN_MILLISECOND)
+
+struct mount_session {
+    ops_context ops; /* libfuse's user data */
+    const mount_config *config;
+    char *mountpoint;
+    int id; /* of the mount, in the kernel's table */
+
+    GMutex lock; /* guards what follows; nothing else is taken under it */
+    GCond returned;
+    struct fuse_session *fuse; /* NULL after mount_detach */
+    pthread_t server;
+    bool serving;
+};
+
+GQuark mount_error_quark(void)
+{
+    return g_quark_from_static_string("quorumfs-mount-error-quark");
+}
+
+static const struct fuse_lowlevel_ops operations = {
+    .init = ops_init,
+    .lookup = ops_lookup,
+    .getattr = ops_getattr,
+    .setattr = ops_setattr,
+    .readdir = ops_readdir,
+    .access = ops_access,
+    .statfs = ops_statfs,
+    .open = ops_open,
+    .release = ops_release,
+    .read = ops_read,
+    .write = ops_write,
+    .fsync = ops_fsync,
+    .fallocate = ops_fallocate,
+    .lseek = ops_lseek,
+    .create = ops_create,
+    .mknod = ops_mknod,
+    .mkdir = ops_mkdir,
+    .symlink = ops_symlink,
+    .link = ops_link,
+    .unlink = ops_remove,
+    .rmdir = ops_remove,
+    .rename = ops_rename,
+};
+
+/* ---- What libfuse says ------------------------------------------------------------- */
+
+/* The first message of a failing mount; it becomes part of our one error line. */
+static GMutex reason_lock;
+static char *reason;
+
+static void take_message(enum fuse_log_level level, const char *format, va_list args)
+    G_GNUC_PRINTF(2, 0);
+static void take_message(enum fuse_log_level level, const char *format, va_list args)
+{
+    if (level == FUSE_LOG_DEBUG) {
+        vfprintf(stderr, format, args);
+        return;
+    }
+    char *text = g_strstrip(g_strdup_vprintf(format, args));
+    g_mutex_lock(&reason_lock);
+    if (!reason)
+        reason = g_steal_pointer(&text);
+    g_mutex_unlock(&reason_lock);
+    g_free(text);
+}
+
+static void set_error(GError **error, const char *mountpoint, const char *fallback)
+{
+    g_mutex_lock(&reason_lock);
+    const char *why = reason ? reason : fallback;
+    if (g_str_has_prefix(why, "fuse: "))
+        why += strlen("fuse: ");
+    g_set_error(error, MOUNT_ERROR, 0, "cannot mount on %s: %s", mountpoint, why);
+    g_mutex_unlock(&reason_lock);
+}
+
+/* ---- Mounting ---------------------------------------------------------------------- */
+
+static bool is_given(const mount_config *config, const char *prefix)
+{
+    for (unsigned i = 0; i < config->fuse_options->len; i++)
+        if (g_str_has_prefix(config->fuse_options->pdata[i], prefix))
+            return true;
+    return false;
+}
+
+/* What stands in the first column of /proc/mounts: the first image. */
+static void add_source(char **options, const mount_config *config)
+{
+    const disk_options *first = config->disks->pdata[0];
+    const replica_options *replica = first->replicas->pdata[0];
+    g_autofree char *source = g_strconcat("fsname=", replica->source, NULL);
+    fuse_opt_add_opt_escaped(options, source);
+}
+
+static void build_arguments(const mount_config *config, struct fuse_args *args)
+{
+    char *options = NULL;
+    fuse_opt_add_opt(&options, "subtype=quorumfs");
+    g_autofree char *max_read = g_strdup_printf("max_read=%u", DISK_REQUEST_MAX);
+    fuse_opt_add_opt(&options, max_read);
+    if (config->read_only)
+        fuse_opt_add_opt(&options, "ro");
+    if (config->allow_other)
+        fuse_opt_add_opt(&options, "allow_other,default_permissions");
+    if (!is_given(config, "fsname="))
+        add_source(&options, config);
+    for (unsigned i = 0; i < config->fuse_options->len; i++)
+        fuse_opt_add_opt(&options, config->fuse_options->pdata[i]);
+    fuse_opt_add_arg(args, "quorumfs");
+    if (config->debug)
+        fuse_opt_add_arg(args, "-d");
+    fuse_opt_add_arg(args, "-o");
+    fuse_opt_add_arg(args, options);
+    free(options);
+}
+
+/* The first request is the kernel's INIT, and it sends no other before that is answered. */
+static int answer_init(mount_session *m)
+{
+    struct fuse_buf buf = {0};
+    int result = 0;
+    while (!m->ops.initialised && result >= 0) {
+        result = fuse_session_receive_buf(m->fuse, &buf);
+        if (result == -EINTR)
+            result = 0;
+        else if (result == 0) /* unmounted already */
+            result = -ENODEV;
+        else if (result > 0)
+            fuse_session_process_buf(m->fuse, &buf);
+    }
+    free(buf.mem);
+    return MIN(result, 0);
+}
+
+/* The kernel reads ahead 128 KiB by default; only root may have it read whole requests. */
+static void raise_readahead(const mountpoint_info *info)
+{
+    g_autofree char *path =
+        g_strdup_printf("/sys/class/bdi/%u:%u/read_ahead_kb", info->major, info->minor);
+    g_autofree char *text = g_strdup_printf("%u\n", DISK_REQUEST_MAX / 1024);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    ssize_t written = write(fd, text, strlen(text));
+    (void)written; /* a matter of speed only */
+    close(fd);
+}
+
+static bool attach(mount_session *m, GError **error)
+{
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    build_arguments(m->config, &args);
+    fuse_set_log_func(take_message);
+    m->fuse = fuse_session_new(&args, &operations, sizeof operations, &m->ops);
+    fuse_opt_free_args(&args);
+    if (!m->fuse || fuse_session_mount(m->fuse, m->mountpoint) != 0) {
+        set_error(error, m->mountpoint, "fusermount3 refused it");
+        return false;
+    }
+    mountpoint_info info = {0};
+    if (mountpoint_find(m->mountpoint, &info))
+        m->id = info.id;
+    int result = answer_init(m);
+    if (result < 0) {
+        set_error(error, m->mountpoint, g_strerror(-result));
+        return false;
+    }
+    raise_readahead(&info);
+    return true;
+}
+
+mount_session *mount_attach(const daemon_context *daemon, const char *mountpoint,
+                            GError **error)
+{
+    mount_session *m = g_new0(mount_session, 1);
+    g_mutex_init(&m->lock);
+    g_cond_init(&m->returned);
+    m->config = daemon->config;
+    m->mountpoint = g_strdup(mountpoint);
+    m->ops.cache = daemon->config->cache;
+    m->ops.tree = tree_new(daemon);
+    if (attach(m, error))
+        return m;
+    mount_detach(m);
+    mount_free(m);
+    return NULL;
+}
+
+/* ---- Serving ----------------------------------------------------------------------- */
+
+static void wake(int number)
+{
+    (void)number; /* that the system call returns is all */
+}
+
+/* Lets WAKE_SIGNAL interrupt this thread. */
+static void become_server(mount_session *m)
+{
+    struct sigaction action = {.sa_handler = wake};
+    sigset_t set;
+    sigaction(WAKE_SIGNAL, &action, NULL);
+    sigemptyset(&set);
+    sigaddset(&set, WAKE_SIGNAL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    g_mutex_lock(&m->lock);
+    m->server = pthread_self();
+    m->serving = true;
+    g_mutex_unlock(&m->lock);
+}
+
+int mount_serve(mount_session *m)
+{
+    become_server(m);
+    int result;
+    if (m->config->single_thread) {
+        result = fuse_session_loop(m->fuse);
+    } else {
+        struct fuse_loop_config *loop = fuse_loop_cfg_create();
+        fuse_loop_cfg_set_clone_fd(loop, 1);
+        fuse_loop_cfg_set_max_threads(loop, THREADS_MAX);
+        fuse_loop_cfg_set_idle_threads(loop, THREADS_IDLE);
+        result = fuse_session_loop_mt(m->fuse, loop);
+        fuse_loop_cfg_destroy(loop);
+    }
+    g_mutex_lock(&m->lock);
+    m->serving = false;
+    g_cond_broadcast(&m->returned);
+    g_mutex_unlock(&m->lock);
+    return MIN(result, 0);
+}
+
+/* ---- Ending ------------------------------------------------------------------------ */
+
+static bool is_present(const mount_session *m)
+{
+    mountpoint_info info;
+    return m->id != 0 && mountpoint_find(m->mountpoint, &info) && info.id == m->id;
+}
+
+static void write_back(const mount_session *m)
+{
+    int fd = open(m->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    syncfs(fd);
+    close(fd);
+}
+
+void mount_end(mount_session *m)
+{
+    if (is_present(m)) {
+        if (mountpoint_unmount(m->mountpoint, false) == 0)
+            return;
+        write_back(m);
+    }
+    g_mutex_lock(&m->lock);
+    if (m->fuse)
+        fuse_session_exit(m->fuse);
+    while (m->serving) {
+        pthread_kill(m->server, WAKE_SIGNAL);
+        g_cond_wait_until(&m->returned, &m->lock, g_get_monotonic_time() + WAKE_EVERY);
+    }
+    g_mutex_unlock(&m->lock);
+}
+
+/* libfuse unmounts by path. That is right if our mount is there; if the connection is dead
+ * it only closes. */
+static bool may_unmount(const mount_session *m, struct fuse_session *fuse)
+{
+    struct pollfd device = {.fd = fuse_session_fd(fuse)};
+    return is_present(m) || (poll(&device, 1, 0) == 1 && (device.revents & POLLERR));
+}
+
+void mount_detach(mount_session *m)
+{
+    g_mutex_lock(&m->lock);
+    struct fuse_session *fuse = g_steal_pointer(&m->fuse);
+    g_mutex_unlock(&m->lock);
+    if (!fuse)
+        return;
+    if (may_unmount(m, fuse))
+        fuse_session_unmount(fuse);
+    fuse_session_destroy(fuse);
+    if (is_present(m)) /* the connection had been aborted: a dead mount was left */
+        mountpoint_unmount(m->mountpoint, true);
+}
+
+void mount_free(mount_session *m)
+{
+    if (!m)
+        return;
+    tree_free(m->ops.tree);
+    g_free(m->mountpoint);
+    g_cond_clear(&m->returned);
+    g_mutex_clear(&m->lock);
+    g_free(m);
+    g_mutex_lock(&reason_lock);
+    g_clear_pointer(&reason, g_free);
+    g_mutex_unlock(&reason_lock);
+}
