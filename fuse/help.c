@@ -106,8 +106,10 @@ static const char verify_text[] =
     "  --check FILE       compare the voted data of one or more images with a manifest\n"
     "  -p                 progress on standard error, also if that is no terminal\n"
     "  --format FMT, --threshold K, -o OPTIONS as for mount\n"
-    "With several disks, FILE.EXT is FILE-DISK.EXT for each. SIGUSR1: a line of progress.\n"
-    "Exit: 0 all agree; 1 they differ (or from the manifest), every sector has a majority;\n"
+    "With several disks, FILE.EXT is FILE-DISK.EXT for each. SIGUSR1: a line of "
+    "progress.\n"
+    "Exit: 0 all agree; 1 they differ (or from the manifest), every sector has a "
+    "majority;\n"
     "2 an image cannot be opened, a report not written or a manifest not used; 4 read\n"
     "errors; 5 no majority somewhere; 64 usage; the first of 2, 5, 4, 1, 0. 130:\n"
     "interrupted, with a summary of what was verified.\n";
