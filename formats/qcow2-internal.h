@@ -1,0 +1,158 @@
+/*
+ * qcow2-internal.h: what the qcow2-*.c files share; nobody else includes it.
+ *
+ *   qcow2-header.c    the header, its extensions and names         (pure)
+ *   qcow2-entry.c     what one L1 or L2 entry means                (pure)
+ *   qcow2-ranges.c    where the tables of fixed place lie
+ *   qcow2-check.c     the bounded walk over L1, L2 and refcount table at open
+ *   qcow2-cache.c     a bounded cache of equal blocks, loaded without a lock
+ *   qcow2-map.c       guest offset -> extent
+ *   qcow2-compress.c  one compressed cluster -> plain bytes
+ *   qcow2.c           the driver
+ */
+#ifndef FORMATS_QCOW2_INTERNAL_H
+#define FORMATS_QCOW2_INTERNAL_H
+
+#include "formats/qcow2.h"
+#include <endian.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define QCOW2_L1_BYTES_MAX             (32u << 20)
+#define QCOW2_REFCOUNT_TABLE_BYTES_MAX (8u << 20)
+#define QCOW2_SNAPSHOTS_MAX            65536u
+#define QCOW2_SNAPSHOT_HEADER          40u
+#define QCOW2_OFFSET_MASK              0x00fffffffffffe00u /* bits 9 to 55 of any entry */
+
+static inline uint32_t qcow2_be32(const uint8_t *at)
+{
+    uint32_t value;
+    memcpy(&value, at, sizeof value);
+    return be32toh(value);
+}
+
+static inline uint64_t qcow2_be64(const uint8_t *at)
+{
+    uint64_t value;
+    memcpy(&value, at, sizeof value);
+    return be64toh(value);
+}
+
+static inline uint64_t qcow2_round_up(uint64_t value, uint64_t power_of_two)
+{
+    return (value + power_of_two - 1) & ~(power_of_two - 1);
+}
+
+/* Sets an IMAGE_ERROR "FILENAME: ..."; always returns false. */
+bool qcow2_fail(GError **error, image_error code, const char *filename,
+                const char *format, ...) G_GNUC_PRINTF(4, 5);
+
+/* Size of a regular file or block device. 0 or -errno. */
+int qcow2_file_size(int fd, uint64_t *ret_size);
+
+/* Reads big-endian words of a table into host order. 0 or -errno. */
+int qcow2_words_read(int fd, uint64_t offset, uint64_t *words, size_t count);
+
+/* The geometry that a checked header implies. */
+typedef struct qcow2_layout {
+    uint32_t version;
+    uint32_t cluster_bits;
+    uint32_t entry_bits;      /* log2 of the bytes of an L2 entry: 3, extended 4 */
+    uint32_t l2_bits;         /* log2 of the entries of an L2 table */
+    uint32_t subcluster_bits; /* = cluster_bits unless extended */
+    uint32_t subclusters;     /* per cluster: 1, extended 32 */
+    bool external;            /* data clusters lie in a data file */
+    uint64_t cluster_size;
+    uint64_t size;      /* virtual */
+    uint64_t file_size; /* of the image file */
+    uint64_t data_size; /* of the file that holds the data clusters */
+} qcow2_layout;
+
+void qcow2_layout_init(qcow2_layout *layout, const qcow2_header *header,
+                       uint64_t file_size, uint64_t data_size);
+/* How many L1 entries the virtual size needs. */
+uint64_t qcow2_layout_l1_needed(const qcow2_layout *layout);
+
+/* One L2 entry. An image without subclusters has one subcluster per cluster. */
+typedef struct qcow2_entry {
+    bool compressed;
+    bool has_host;            /* a host cluster belongs to it (also under zeroes) */
+    uint64_t host_offset;     /* of the cluster, or of the first compressed byte */
+    uint32_t compressed_size; /* bytes, up to the end of the last 512-byte sector */
+    uint32_t alloc;           /* a bit per subcluster: its bytes are the host cluster's */
+    uint32_t zero;            /* a bit per subcluster: reads as zeroes */
+} qcow2_entry;
+
+/* Decode and check one entry by itself: reserved bits, alignment, file ends. Overlaps
+ * with metadata are qcow2_ranges' and the check's. NULL on success, else a static string
+ * that says what is wrong. `guest` is the guest offset of the cluster. */
+const char *qcow2_entry_decode(const qcow2_layout *layout, uint64_t guest, uint64_t word,
+                               uint64_t bitmap, qcow2_entry *ret_entry);
+/* *ret_table = 0: no L2 table. */
+const char *qcow2_l1_decode(const qcow2_layout *layout, uint64_t word,
+                            uint64_t *ret_table);
+
+/* The tables that lie at one place: header, active L1, refcount table, snapshot table,
+ * the snapshots' L1 tables. Whole clusters, sorted, disjoint. */
+typedef struct qcow2_range {
+    uint64_t start, end;
+    const char *what; /* static, for messages */
+} qcow2_range;
+typedef struct qcow2_ranges {
+    qcow2_range *at;
+    size_t count;
+} qcow2_ranges;
+
+bool qcow2_ranges_load(int fd, const qcow2_header *header, const qcow2_layout *layout,
+                       const char *filename, qcow2_ranges *ret_ranges, GError **error);
+void qcow2_ranges_clear(qcow2_ranges *ranges);
+/* What lies anywhere in [start, end), or NULL. */
+const char *qcow2_ranges_hit(const qcow2_ranges *ranges, uint64_t start, uint64_t end);
+
+/* A bounded cache of blocks of one size. Any number of threads. */
+typedef struct qcow2_cache qcow2_cache;
+/* A block that is lent out; all zero: none. */
+typedef struct qcow2_block {
+    const void *data;
+    uint32_t slot;
+} qcow2_block;
+/* Fills a block. Runs without the cache's lock; never twice at once for one key. */
+typedef int qcow2_cache_load(const void *user, uint64_t key, void *block);
+qcow2_cache *qcow2_cache_new(size_t block_size, unsigned n_blocks);
+void qcow2_cache_free(qcow2_cache *cache); /* NULL is allowed; no block may be in use */
+/* 0 and a block that stays valid until qcow2_cache_put, or what `load` returned. A thread
+ * holds at most one block of a cache at a time, else it may wait for itself. */
+int qcow2_cache_get(qcow2_cache *cache, uint64_t key, qcow2_cache_load *load,
+                    const void *user, qcow2_block *ret_block);
+void qcow2_cache_put(qcow2_cache *cache, qcow2_block *block); /* none is allowed */
+
+/* Guest offset -> where its bytes are. */
+typedef struct qcow2_extent {
+    image_extent_kind kind;
+    uint64_t length;
+    uint64_t host_offset;     /* DATA, COMPRESSED */
+    uint32_t compressed_size; /* COMPRESSED */
+} qcow2_extent;
+
+typedef struct qcow2_map qcow2_map;
+/* Borrows fd. The header must have passed qcow2_check_tables. */
+qcow2_map *qcow2_map_new(int fd, const qcow2_header *header, const qcow2_layout *layout,
+                         const char *filename, GError **error);
+void qcow2_map_free(qcow2_map *map); /* NULL is allowed */
+/* The extent at `offset` (below the virtual size), at most `length` (not 0) bytes; it may
+ * be shorter than what really is alike. -EIO: an entry is not valid. */
+int qcow2_map_lookup(qcow2_map *map, uint64_t offset, uint64_t length,
+                     qcow2_extent *ret_extent);
+
+/* Decompresses clusters of one image, a few of them cached. Any number of threads. */
+typedef struct qcow2_decoder qcow2_decoder;
+/* Borrows fd. */
+qcow2_decoder *qcow2_decoder_new(int fd, qcow2_compression compression,
+                                 uint32_t cluster_bits);
+void qcow2_decoder_free(qcow2_decoder *decoder); /* NULL is allowed */
+/* Copies bytes [skip, skip + length) of the cluster compressed at host_offset. -EIO: the
+ * data does not decompress to a whole cluster. */
+int qcow2_decoder_read(qcow2_decoder *decoder, uint64_t host_offset,
+                       uint32_t compressed_size, void *buf, uint64_t skip, size_t length);
+
+#endif
