@@ -1,0 +1,37 @@
+/*
+ * qcow2-open.h: opens an image of the scratch directory with the native decoder, as the
+ * chain does, but for the policy about paths.
+ */
+#ifndef TESTS_QCOW2_OPEN_H
+#define TESTS_QCOW2_OPEN_H
+
+#include "formats/qcow2.h"
+#include "tests/support.h"
+#include <fcntl.h>
+#include <glib/gstdio.h>
+
+typedef image *qcow2_open_function(int fd, int data_fd, const qcow2_header *header,
+                                   const char *filename, GError **error);
+
+static inline image *qcow2_open_with(qcow2_open_function *function, const char *path,
+                                     GError **error)
+{
+    qcow2_header header;
+    int data_fd = -1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || !qcow2_header_read(fd, path, &header, error)) {
+        if (fd >= 0)
+            g_close(fd, NULL);
+        return NULL;
+    }
+    if (header.data_file) {
+        g_autofree char *data_path =
+            g_canonicalize_filename(header.data_file, support_dir());
+        data_fd = open(data_path, O_RDONLY | O_CLOEXEC);
+    }
+    image *im = function(fd, data_fd, &header, path, error);
+    qcow2_header_clear(&header);
+    return im;
+}
+
+#endif
