@@ -107,9 +107,11 @@ typedef struct replica_status {
     const char *name, *source, *format,
         *decoder; /* of the top layer; borrowed from the disk */
     replica_state state;
-    uint64_t stale_bytes;
-    uint64_t read_errors, write_errors, divergent_bytes;
-    uint64_t latency_us; /* moving average of one request on this replica */
+    uint64_t stale_bytes; /* changes that it missed; each byte counts once */
+    uint64_t read_errors, write_errors; /* requests */
+    uint64_t divergent_bytes;           /* where it was outvoted; each byte counts once */
+    uint64_t latency_us; /* moving average of one read on this replica; where replicas are
+                                 read in one submission, that submission's time */
 } replica_status;
 void disk_replica_status(disk *d, unsigned i, replica_status *ret_status);
 /* "healthy", "degraded", "failed" (fewer in-sync replicas than the threshold). */
@@ -122,7 +124,8 @@ typedef struct disk_counters {
 void disk_get_counters(disk *d, disk_counters *ret_counters);
 
 /* Ranges on which a read or write found replicas differing since the disk was opened,
- * merged, ascending. For divergence.map. g_array_unref it; elements are disk_bad_range. */
+ * merged, ascending. For divergence.map. Bounded (rangeset.h): beyond some 65,536 ranges
+ * near neighbours are merged. g_array_unref it; elements are disk_bad_range. */
 typedef struct disk_bad_range {
     uint64_t offset, length;
     bool no_quorum; /* else: differing, with a majority */
@@ -131,9 +134,10 @@ GArray *disk_bad_ranges(disk *d);
 
 /* Who holds what in a range: for each run of sectors with the same grouping the digest of
  * each replica's bytes and the layer and host offset they come from. Reads under a shared
- * lock; changes no counter and writes no journal. Calls `row` in order for each replica of
- * each run. Runs are also cut where any replica's extent changes. length is at most
- * DISK_EXPLAIN_MAX. */
+ * lock, DISK_REQUEST_MAX at a time; changes no counter and writes no journal. Calls `row`
+ * in order for each replica of each run, under no lock. Rows are whole sectors. Runs are
+ * also cut where any replica's extent changes. A replica that is out is not read: ESTALE.
+ * length is at most DISK_EXPLAIN_MAX. */
 #define DISK_EXPLAIN_MAX (64u << 20)
 typedef struct disk_explain_row {
     uint64_t offset, length;

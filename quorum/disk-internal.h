@@ -1,0 +1,172 @@
+/*
+ * disk-internal.h: what the files of the disk share. Private to disk*.c and replica.c.
+ *
+ *   disk-open.c     options, opening, closing
+ *   disk.c          questions: names, status, counters, bad ranges, map
+ *   disk-read.c     this thread's buffers, the fan-out, the agreeing read
+ *   disk-recover.c  re-reading what one replica could not read, in smaller pieces
+ *   disk-judge.c    the vote where replicas differ or failed, and its journal records
+ *   disk-write.c    write, write-zeroes, discard, resize, flush
+ *   disk-change.c   who took a change, who is out because of it
+ *   disk-explain.c  who holds what
+ *   replica.c       states of a replica
+ *
+ * Which replicas are asked is one word, `in_sync`, bit i for replica i. It is read after
+ * the range lock was taken, so a replica that missed a write to a range is never asked
+ * for that range afterwards: the writer clears its bit before it lets go of the range.
+ */
+#ifndef QUORUM_DISK_INTERNAL_H
+#define QUORUM_DISK_INTERNAL_H
+
+#include "quorum/disk.h"
+#include "quorum/rangelock.h"
+#include "quorum/rangeset.h"
+#include <stdatomic.h>
+
+typedef enum replica_event {
+    REPLICA_EVENT_CHANGE_FAILED, /* a write, write-zeroes, discard or resize */
+    REPLICA_EVENT_FLUSH_FAILED,
+    REPLICA_EVENT_OUTVOTED, /* differs after a change that failed as a whole (W3) */
+} replica_event;
+
+typedef struct disk_replica {
+    char *name;
+    char *source;
+    chain *chain;
+    uint64_t allocated; /* at open */
+    atomic_uint_fast64_t read_errors, write_errors, latency_ns;
+    /* Under state_lock: */
+    replica_state state;
+    rangeset differing; /* where it was outvoted; each byte counts once */
+    rangeset missed;    /* changes that it did not take */
+    uint64_t divergent_bytes, stale_bytes;
+} disk_replica;
+
+struct disk {
+    char *name;
+    char *file;
+    unsigned n;
+    unsigned threshold;
+    bool read_only_wanted;
+    bool writable;
+    char *read_only_reason;
+    path_policy *policy;
+    journal *journal; /* borrowed; may be NULL */
+    disk_replica *replicas;
+    rangelock *range_lock;
+
+    atomic_uint_fast64_t size;
+    atomic_uint_fast64_t in_sync; /* written by replica_transition only */
+    atomic_uint_fast64_t reads, read_bytes, writes, write_bytes, flushes;
+    atomic_uint_fast64_t divergences, quorum_failures;
+
+    GMutex state_lock;
+    rangeset differing, no_quorum; /* under state_lock */
+};
+
+#define DISK_COUNT(counter, by)                                                          \
+    atomic_fetch_add_explicit(&(counter), (by), memory_order_relaxed)
+
+static inline uint64_t disk_all_replicas(const disk *d)
+{
+    return d->n == 64 ? UINT64_MAX : (UINT64_C(1) << d->n) - 1;
+}
+
+static inline bool disk_has_bit(uint64_t set, unsigned i)
+{
+    return set >> i & 1;
+}
+
+static inline unsigned disk_set_size(uint64_t set)
+{
+    return (unsigned)__builtin_popcountll(set);
+}
+
+/* replica.c */
+
+/* The only place where a state changes; state_lock is held. Returns whether it changed. */
+bool replica_transition(disk *d, unsigned i, replica_event event);
+
+/* disk-read.c: memory of one thread, freed with it. */
+
+/* One replica's buffer holds a request and the rest of its first and last sector. */
+#define DISK_BUFFER_SIZE (DISK_REQUEST_MAX + 4096u)
+
+typedef struct disk_thread {
+    io_list list;
+    uint8_t *buffers[VOTE_REPLICAS_MAX];
+    unsigned n_buffers;
+    uint8_t *voted; /* where no single replica won everything */
+} disk_thread;
+
+disk_thread *disk_thread_get(unsigned n_replicas);
+uint8_t *disk_thread_voted(disk_thread *thread);
+
+/* What the replicas returned for one range, before anybody judged it. */
+typedef struct disk_reading {
+    uint64_t offset; /* a sector's start */
+    size_t length;   /* whole sectors, but for the disk's odd tail */
+    uint64_t asked;
+    vote_ballot ballots[VOTE_REPLICAS_MAX];
+    /* Of a replica that failed, -errno or 0 for each sector (disk_recover); else NULL. */
+    int *sector_errors[VOTE_REPLICAS_MAX];
+} disk_reading;
+
+/* Takes the range lock for all sectors that the range touches. */
+void disk_lock_sectors(disk *d, rangelock_held *held, uint64_t offset, uint64_t length,
+                       rangelock_mode mode);
+/* Whether the range lies within the disk. Under a range lock, or a resize may pass. */
+bool disk_has_range(disk *d, uint64_t offset, uint64_t length);
+
+/* Widens to whole sectors and reads from every replica of `asked`. */
+void disk_gather(disk *d, disk_thread *thread, uint64_t asked, uint64_t offset,
+                 size_t length, disk_reading *ret_reading);
+void disk_reading_clear(disk_reading *reading);
+
+/* disk-recover.c: finds out for each replica that failed which sectors it was, and reads
+ * the others. */
+void disk_recover(disk *d, disk_reading *reading);
+
+/* disk-judge.c */
+typedef struct disk_verdict {
+    int result;       /* as vote_verdict's */
+    uint64_t winners; /* agree with the winner on all of it */
+    GArray *ranges;   /* of vote_range, offsets from the reading's start */
+} disk_verdict;
+
+/* Votes by runs of sectors in which the same replicas failed. `out` may be NULL. */
+void disk_vote(disk *d, const disk_reading *reading, uint8_t *out,
+               disk_verdict *ret_verdict);
+void disk_verdict_clear(disk_verdict *verdict);
+/* The way of a read that is not unanimous: recovers, votes, journals, counts.
+ * *ret_data is the voted data of the whole reading if the result is 0. */
+int disk_judge(disk *d, disk_thread *thread, disk_reading *reading,
+               const uint8_t **ret_data);
+/* The end of the run of sectors with the same failures that starts at `at`. */
+size_t disk_failure_run(const disk *d, const disk_reading *reading, size_t at);
+/* -errno with which replica i failed at a byte of the reading, 0 if it did not. */
+int disk_sector_error(const disk_reading *reading, unsigned i, size_t at);
+
+/* Appends, with the disk's name filled in; nothing without a journal. A journal that
+ * cannot write counts what it lost itself. */
+void disk_journal(disk *d, journal_record record);
+
+/* disk-change.c */
+typedef struct disk_change {
+    const char *op;
+    uint64_t offset, length; /* whole sectors; 0, 0 for a flush */
+    uint64_t asked;
+    int results[VOTE_REPLICAS_MAX]; /* of replicas asked: 0 or -errno */
+    const void *data;               /* what all of the range was to hold, or NULL */
+    replica_event event;            /* what a failure means */
+    uint64_t lost; /* of those that failed: out even if the change failed */
+} disk_change;
+
+/* Asks the replicas in sync, and says -EIO at once if they are fewer than the threshold. */
+int disk_change_begin(disk *d, disk_change *ret_change, const char *op, uint64_t offset,
+                      uint64_t length);
+/* W2 to W4: who is out, what is journalled (durably before this returns), and what the
+ * guest is told. Called under the exclusive range lock (a flush: under none). */
+int disk_change_finish(disk *d, const disk_change *change);
+
+#endif

@@ -1,0 +1,262 @@
+/*
+ * disk-open.c: from what was asked for to a disk (O1 to O3, O5).
+ *
+ * A disk is writable only if every replica's top layer can be written. If one cannot,
+ * those that were opened for writing are opened again for reading, so that their locks
+ * and decoders are a reader's.
+ */
+#include "quorum/disk-internal.h"
+#include <errno.h>
+#include <string.h>
+
+GQuark disk_error_quark(void)
+{
+    return g_quark_from_static_string("quorumfs-disk-error");
+}
+
+replica_options *replica_options_new(void)
+{
+    replica_options *options = g_new0(replica_options, 1);
+    options->decoder = -1;
+    return options;
+}
+
+void replica_options_free(replica_options *options)
+{
+    if (!options)
+        return;
+    g_free(options->name);
+    g_free(options->source);
+    g_free(options->path);
+    g_free(options->format);
+    g_free(options->password_file);
+    g_free(options);
+}
+
+static void replica_options_destroy(void *options)
+{
+    replica_options_free(options);
+}
+
+disk_options *disk_options_new(void)
+{
+    disk_options *options = g_new0(disk_options, 1);
+    options->replicas = g_ptr_array_new_with_free_func(replica_options_destroy);
+    options->allow_dirs = g_ptr_array_new_with_free_func(g_free);
+    return options;
+}
+
+void disk_options_free(disk_options *options)
+{
+    if (!options)
+        return;
+    g_free(options->name);
+    g_free(options->file);
+    g_ptr_array_unref(options->replicas);
+    g_ptr_array_unref(options->allow_dirs);
+    g_free(options);
+}
+
+static const replica_options *nth(const disk_options *options, unsigned i)
+{
+    return g_ptr_array_index(options->replicas, i);
+}
+
+static bool check_options(const disk_options *options, GError **error)
+{
+    unsigned n = options->replicas->len;
+    if (n < 1 || n > VOTE_REPLICAS_MAX) {
+        g_set_error(error, DISK_ERROR, DISK_ERROR_OPTIONS,
+                    "%u replicas (a disk has between 1 and %u)", n, VOTE_REPLICAS_MAX);
+        return false;
+    }
+    if (options->threshold > INT_MAX) {
+        g_set_error(error, DISK_ERROR, DISK_ERROR_OPTIONS,
+                    "Parameter 'vote-threshold' expects a value >= 1");
+        return false;
+    }
+    if (options->threshold > n) {
+        g_set_error(error, DISK_ERROR, DISK_ERROR_OPTIONS,
+                    "threshold may not exceed children count (%u of %u)",
+                    options->threshold, n);
+        return false;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        for (unsigned k = 0; k < i; k++) {
+            if (g_strcmp0(nth(options, i)->name, nth(options, k)->name) != 0)
+                continue;
+            g_set_error(error, DISK_ERROR, DISK_ERROR_OPTIONS,
+                        "two replicas are named '%s'", nth(options, i)->name);
+            return false;
+        }
+    }
+    return true;
+}
+
+static path_policy *make_policy(const disk_options *options, GError **error)
+{
+    path_policy *policy = path_policy_new();
+    for (unsigned i = 0; i < options->replicas->len; i++) {
+        const replica_options *replica = nth(options, i);
+        if (!path_policy_add_image(policy, replica->path, error)) {
+            g_prefix_error(error, "replica '%s': ", replica->name);
+            goto fail;
+        }
+    }
+    for (unsigned i = 0; i < options->allow_dirs->len; i++)
+        if (!path_policy_add_dir(policy, g_ptr_array_index(options->allow_dirs, i),
+                                 error))
+            goto fail;
+    return policy;
+fail:
+    path_policy_free(policy);
+    return NULL;
+}
+
+static chain *open_chain(const disk *d, const disk_options *options, unsigned i,
+                         bool writable, GError **error)
+{
+    const replica_options *replica = nth(options, i);
+    chain_options wanted = {
+        .path = replica->path,
+        .format = replica->format,
+        .decoder =
+            replica->decoder < 0 ? options->decoder : (chain_decoder)replica->decoder,
+        .writable = writable,
+        .password_file = replica->password_file,
+        .timeout_ms = options->timeout_ms,
+        .policy = d->policy,
+    };
+    chain *c = chain_open(&wanted, error);
+    if (!c)
+        g_prefix_error(error, "replica '%s': ", replica->name);
+    return c;
+}
+
+/* Without this, every replica that can be written keeps a writer's lock for nothing. */
+static bool reopen_read_only(disk *d, const disk_options *options, GError **error)
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!chain_writable(d->replicas[i].chain))
+            continue;
+        g_clear_pointer(&d->replicas[i].chain, chain_close);
+        d->replicas[i].chain = open_chain(d, options, i, false, error);
+        if (!d->replicas[i].chain)
+            return false;
+    }
+    return true;
+}
+
+static bool open_chains(disk *d, const disk_options *options, GError **error)
+{
+    d->writable = !options->read_only;
+    for (unsigned i = 0; i < d->n; i++) {
+        disk_replica *replica = &d->replicas[i];
+        replica->chain = open_chain(d, options, i, !options->read_only, error);
+        if (!replica->chain)
+            return false;
+        if (!d->writable || chain_writable(replica->chain))
+            continue;
+        const char *reason = chain_read_only_reason(replica->chain);
+        d->read_only_reason = g_strdup_printf("replica '%s': %s", replica->name,
+                                              reason ? reason : "cannot be written");
+        d->writable = false;
+    }
+    return d->writable || options->read_only || reopen_read_only(d, options, error);
+}
+
+static bool check_chains(disk *d, GError **error)
+{
+    g_autofree chain **chains = g_new(chain *, d->n);
+    for (unsigned i = 0; i < d->n; i++)
+        chains[i] = d->replicas[i].chain;
+    if (!chain_check_distinct(chains, d->n, error))
+        return false;
+    uint64_t size = chain_size(chains[0]);
+    for (unsigned i = 1; i < d->n; i++) {
+        if (chain_size(chains[i]) == size)
+            continue;
+        g_set_error(error, DISK_ERROR, DISK_ERROR_SIZES,
+                    "replica '%s': has %" G_GUINT64_FORMAT
+                    " bytes where replica '%s' has %" G_GUINT64_FORMAT
+                    " (all must be equal; see 'qemu-img resize')",
+                    d->replicas[i].name, chain_size(chains[i]), d->replicas[0].name,
+                    size);
+        return false;
+    }
+    atomic_init(&d->size, size);
+    return true;
+}
+
+static uint64_t chain_allocated(const chain *c)
+{
+    uint64_t sum = 0;
+    for (unsigned k = 0; k < chain_depth(c); k++)
+        sum += chain_get_layer(c, k)->file_allocated;
+    return sum;
+}
+
+static disk *disk_new(const disk_options *options, journal *records)
+{
+    disk *d = g_new0(disk, 1);
+    d->name = g_strdup(options->name);
+    d->file = g_strdup(options->file);
+    d->n = options->replicas->len;
+    d->threshold = options->threshold ? options->threshold : d->n / 2 + 1;
+    d->journal = records;
+    d->range_lock = rangelock_new();
+    g_mutex_init(&d->state_lock);
+    d->replicas = g_new0(disk_replica, d->n);
+    for (unsigned i = 0; i < d->n; i++) {
+        d->replicas[i].name = g_strdup(nth(options, i)->name);
+        d->replicas[i].source = g_strdup(nth(options, i)->source);
+    }
+    atomic_init(&d->in_sync, disk_all_replicas(d));
+    return d;
+}
+
+static void disk_free(disk *d)
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        disk_replica *replica = &d->replicas[i];
+        chain_close(replica->chain);
+        rangeset_clear(&replica->differing);
+        rangeset_clear(&replica->missed);
+        g_free(replica->name);
+        g_free(replica->source);
+    }
+    g_free(d->replicas);
+    path_policy_free(d->policy);
+    rangelock_free(d->range_lock);
+    rangeset_clear(&d->differing);
+    rangeset_clear(&d->no_quorum);
+    g_mutex_clear(&d->state_lock);
+    g_free(d->read_only_reason);
+    g_free(d->name);
+    g_free(d->file);
+    g_free(d);
+}
+
+disk *disk_open(const disk_options *options, journal *records, GError **error)
+{
+    if (!check_options(options, error))
+        return NULL;
+    disk *d = disk_new(options, records);
+    d->policy = make_policy(options, error);
+    if (!d->policy || !open_chains(d, options, error) || !check_chains(d, error)) {
+        disk_free(d);
+        return NULL;
+    }
+    for (unsigned i = 0; i < d->n; i++)
+        d->replicas[i].allocated = chain_allocated(d->replicas[i].chain);
+    return d;
+}
+
+int disk_close(disk *d)
+{
+    if (!d)
+        return 0;
+    int r = disk_flush(d);
+    disk_free(d);
+    return r;
+}

@@ -1,0 +1,172 @@
+/*
+ * disk-read.c: the agreeing read.
+ *
+ * Each thread owns one aligned buffer for each replica and a list of reads, kept from
+ * request to request: a read that agrees allocates nothing, logs nothing, makes no system
+ * call but the I/O, and replies from the first replica's buffer without a copy.
+ *
+ * Latency: the time that a replica's own preparation took (all of its read where the
+ * decoder works on this thread) plus, if it had reads in the common list, the time of the
+ * whole list: inside one submission the replicas cannot be told apart.
+ */
+#include "quorum/disk-internal.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+static void thread_free(void *opaque)
+{
+    disk_thread *thread = opaque;
+    io_list_free(&thread->list);
+    for (unsigned i = 0; i < thread->n_buffers; i++)
+        free(thread->buffers[i]);
+    free(thread->voted);
+    g_free(thread);
+}
+
+static GPrivate this_thread = G_PRIVATE_INIT(thread_free);
+
+static uint8_t *buffer_new(void)
+{
+    void *buffer = NULL;
+    if (posix_memalign(&buffer, 4096, DISK_BUFFER_SIZE) != 0)
+        g_error("out of memory for a buffer of %u bytes", DISK_BUFFER_SIZE);
+    return buffer;
+}
+
+disk_thread *disk_thread_get(unsigned n_replicas)
+{
+    disk_thread *thread = g_private_get(&this_thread);
+    if (!thread) {
+        thread = g_new0(disk_thread, 1);
+        g_private_set(&this_thread, thread);
+    }
+    for (; thread->n_buffers < n_replicas; thread->n_buffers++)
+        thread->buffers[thread->n_buffers] = buffer_new();
+    return thread;
+}
+
+uint8_t *disk_thread_voted(disk_thread *thread)
+{
+    if (!thread->voted)
+        thread->voted = buffer_new();
+    return thread->voted;
+}
+
+void disk_lock_sectors(disk *d, rangelock_held *held, uint64_t offset, uint64_t length,
+                       rangelock_mode mode)
+{
+    uint64_t start = offset & ~(uint64_t)(VOTE_SECTOR - 1);
+    uint64_t end = (offset + length + VOTE_SECTOR - 1) & ~(uint64_t)(VOTE_SECTOR - 1);
+    rangelock_acquire(d->range_lock, held, start, length ? end - start : 0, mode);
+}
+
+bool disk_has_range(disk *d, uint64_t offset, uint64_t length)
+{
+    uint64_t size = atomic_load(&d->size);
+    return offset <= size && length <= size - offset;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Moving average with a weight of 1/8. Two threads may lose one of their samples. */
+static void note_latency(disk_replica *replica, uint64_t ns)
+{
+    uint64_t old = atomic_load_explicit(&replica->latency_ns, memory_order_relaxed);
+    uint64_t new = old ? old - old / 8 + ns / 8 : ns;
+    atomic_store_explicit(&replica->latency_ns, new, memory_order_relaxed);
+}
+
+void disk_gather(disk *d, disk_thread *thread, uint64_t asked, uint64_t offset,
+                 size_t length, disk_reading *ret_reading)
+{
+    disk_reading *r = ret_reading;
+    uint64_t size = atomic_load_explicit(&d->size, memory_order_relaxed);
+    uint64_t end = (offset + length + VOTE_SECTOR - 1) & ~(uint64_t)(VOTE_SECTOR - 1);
+    r->offset = offset & ~(uint64_t)(VOTE_SECTOR - 1);
+    r->length = MIN(end, size) - r->offset;
+    r->asked = asked;
+
+    uint64_t spent[VOTE_REPLICAS_MAX], with_list = 0, before = now_ns();
+    io_list_clear(&thread->list);
+    for (unsigned i = 0; i < d->n; i++) {
+        size_t queued = thread->list.count;
+        r->sector_errors[i] = NULL;
+        r->ballots[i] = (vote_ballot){.data = thread->buffers[i],
+                                      .abstains = !disk_has_bit(asked, i)};
+        if (r->ballots[i].abstains)
+            continue;
+        r->ballots[i].error = chain_prepare_read(d->replicas[i].chain, thread->buffers[i],
+                                                 r->offset, r->length, i, &thread->list);
+        uint64_t after = now_ns();
+        spent[i] = after - before;
+        before = after;
+        with_list |= (uint64_t)(thread->list.count > queued) << i;
+    }
+
+    if (thread->list.count > 0)
+        io_list_run(&thread->list);
+    for (size_t k = 0; k < thread->list.count; k++) {
+        const io_op *op = &thread->list.ops[k];
+        if (op->result != 0 && r->ballots[op->owner].error == 0)
+            r->ballots[op->owner].error = op->result;
+    }
+    uint64_t list_time = now_ns() - before;
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(asked, i))
+            note_latency(&d->replicas[i],
+                         spent[i] + (disk_has_bit(with_list, i) ? list_time : 0));
+}
+
+void disk_reading_clear(disk_reading *reading)
+{
+    for (unsigned i = 0; i < VOTE_REPLICAS_MAX; i++)
+        if (disk_has_bit(reading->asked, i))
+            g_clear_pointer(&reading->sector_errors[i], g_free);
+}
+
+static int read_locked(disk *d, uint64_t offset, size_t length, const void **ret_data)
+{
+    if (!disk_has_range(d, offset, length))
+        return -EINVAL;
+    uint64_t asked = atomic_load_explicit(&d->in_sync, memory_order_acquire);
+    if (disk_set_size(asked) < d->threshold) {
+        DISK_COUNT(d->quorum_failures, 1);
+        return -EIO;
+    }
+
+    disk_thread *thread = disk_thread_get(d->n);
+    disk_reading reading;
+    disk_gather(d, thread, asked, offset, length, &reading);
+    const uint8_t *data = reading.ballots[__builtin_ctzll(asked)].data;
+    if (!vote_unanimous(reading.ballots, d->n, d->threshold, reading.length)) {
+        int r = disk_judge(d, thread, &reading, &data);
+        disk_reading_clear(&reading);
+        if (r < 0)
+            return r;
+    }
+    *ret_data = data + (offset - reading.offset);
+    return 0;
+}
+
+int disk_read(disk *d, uint64_t offset, size_t length, const void **ret_data)
+{
+    if (length > DISK_REQUEST_MAX || offset > IMAGE_SIZE_MAX)
+        return -EINVAL;
+    DISK_COUNT(d->reads, 1);
+    DISK_COUNT(d->read_bytes, length);
+    if (length == 0) {
+        *ret_data = "";
+        return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
+    }
+    rangelock_held held;
+    disk_lock_sectors(d, &held, offset, length, RANGELOCK_SHARED);
+    int r = read_locked(d, offset, length, ret_data);
+    rangelock_release(d->range_lock, &held);
+    return r;
+}

@@ -1,0 +1,126 @@
+/*
+ * disk-write.c: the requests that change a disk. Each takes its range exclusively (W1),
+ * hands the change to every replica in sync and leaves the consequences to disk-change.c.
+ *
+ * Writes in place go to all replicas in one submission. Write-zeroes and discard take the
+ * replicas one after the other: they mostly touch metadata, and are rare.
+ *
+ * Flush covers the writes that were acknowledged before it began, as fsync does, and says
+ * nothing of those that run beside it: it locks no range of the disk. Only a resize must
+ * not run beside it (image.h), so it shares a byte that lies behind every disk.
+ */
+#include "quorum/disk-internal.h"
+#include <errno.h>
+
+static int write_locked(disk *d, uint64_t offset, size_t length, const void *data)
+{
+    disk_change change;
+    if (!disk_has_range(d, offset, length))
+        return -EINVAL;
+    int r = disk_change_begin(d, &change, "write", offset, length);
+    if (r < 0)
+        return r;
+    if (change.offset == offset && change.length == length)
+        change.data = data;
+
+    disk_thread *thread = disk_thread_get(0);
+    io_list_clear(&thread->list);
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(change.asked, i))
+            change.results[i] = chain_prepare_write(d->replicas[i].chain, data, offset,
+                                                    length, i, &thread->list);
+    if (thread->list.count > 0)
+        io_list_run(&thread->list);
+    for (size_t k = 0; k < thread->list.count; k++) {
+        const io_op *op = &thread->list.ops[k];
+        if (op->result != 0 && change.results[op->owner] == 0)
+            change.results[op->owner] = op->result;
+    }
+    return disk_change_finish(d, &change);
+}
+
+int disk_write(disk *d, uint64_t offset, size_t length, const void *data)
+{
+    if (!d->writable)
+        return -EROFS;
+    if (length > DISK_REQUEST_MAX || offset > IMAGE_SIZE_MAX)
+        return -EINVAL;
+    DISK_COUNT(d->writes, 1);
+    DISK_COUNT(d->write_bytes, length);
+    if (length == 0)
+        return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
+    rangelock_held held;
+    disk_lock_sectors(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
+    int r = write_locked(d, offset, length, data);
+    rangelock_release(d->range_lock, &held);
+    return r;
+}
+
+typedef int (*clear_fn)(chain *c, uint64_t offset, uint64_t length);
+
+static int clear_locked(disk *d, uint64_t offset, uint64_t length, const char *op,
+                        clear_fn clear)
+{
+    disk_change change;
+    if (!disk_has_range(d, offset, length))
+        return -EINVAL;
+    int r = disk_change_begin(d, &change, op, offset, length);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(change.asked, i))
+            change.results[i] = clear(d->replicas[i].chain, offset, length);
+    return disk_change_finish(d, &change);
+}
+
+static int clear_range(disk *d, uint64_t offset, uint64_t length, const char *op,
+                       clear_fn clear)
+{
+    if (!d->writable)
+        return -EROFS;
+    if (length > IMAGE_SIZE_MAX || offset > IMAGE_SIZE_MAX)
+        return -EINVAL;
+    DISK_COUNT(d->writes, 1);
+    if (length == 0)
+        return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
+    rangelock_held held;
+    disk_lock_sectors(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
+    int r = clear_locked(d, offset, length, op, clear);
+    rangelock_release(d->range_lock, &held);
+    return r;
+}
+
+int disk_write_zeroes(disk *d, uint64_t offset, uint64_t length)
+{
+    return clear_range(d, offset, length, "write-zeroes", chain_write_zeroes);
+}
+
+int disk_discard(disk *d, uint64_t offset, uint64_t length)
+{
+    return clear_range(d, offset, length, "discard", chain_discard);
+}
+
+static int flush_locked(disk *d)
+{
+    disk_change change;
+    int r = disk_change_begin(d, &change, "flush", 0, 0);
+    if (r < 0)
+        return r;
+    change.event = REPLICA_EVENT_FLUSH_FAILED;
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(change.asked, i))
+            change.results[i] = chain_flush(d->replicas[i].chain);
+    return disk_change_finish(d, &change);
+}
+
+int disk_flush(disk *d)
+{
+    if (!d->writable)
+        return 0;
+    DISK_COUNT(d->flushes, 1);
+    rangelock_held held;
+    rangelock_acquire(d->range_lock, &held, IMAGE_SIZE_MAX, 1, RANGELOCK_SHARED);
+    int r = flush_locked(d);
+    rangelock_release(d->range_lock, &held);
+    return r;
+}

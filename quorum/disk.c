@@ -1,0 +1,194 @@
+/*
+ * disk.c: what can be asked about a disk. Nothing here changes one.
+ */
+#include "quorum/disk.h"
+#include "quorum/disk-internal.h"
+#include <errno.h>
+#include <sys/stat.h>
+
+const char *disk_name(const disk *d)
+{
+    return d->name;
+}
+
+const char *disk_file(const disk *d)
+{
+    return d->file;
+}
+
+uint64_t disk_size(disk *d)
+{
+    return atomic_load(&d->size);
+}
+
+unsigned disk_threshold(const disk *d)
+{
+    return d->threshold;
+}
+
+unsigned disk_replica_count(const disk *d)
+{
+    return d->n;
+}
+
+bool disk_writable(const disk *d)
+{
+    return d->writable;
+}
+
+const char *disk_read_only_reason(const disk *d)
+{
+    return d->read_only_reason;
+}
+
+chain *disk_chain(disk *d, unsigned i)
+{
+    return d->replicas[i].chain;
+}
+
+void disk_replica_status(disk *d, unsigned i, replica_status *ret_status)
+{
+    disk_replica *replica = &d->replicas[i];
+    const chain_layer *top = chain_get_layer(replica->chain, 0);
+    *ret_status = (replica_status){
+        .name = replica->name,
+        .source = replica->source,
+        .format = top->format,
+        .decoder = top->decoder,
+        .read_errors = atomic_load(&replica->read_errors),
+        .write_errors = atomic_load(&replica->write_errors),
+        .latency_us = atomic_load(&replica->latency_ns) / 1000,
+    };
+    g_mutex_lock(&d->state_lock);
+    ret_status->state = replica->state;
+    ret_status->stale_bytes = replica->stale_bytes;
+    ret_status->divergent_bytes = replica->divergent_bytes;
+    g_mutex_unlock(&d->state_lock);
+}
+
+const char *disk_state_name(disk *d)
+{
+    uint64_t in_sync = atomic_load(&d->in_sync);
+    if (disk_set_size(in_sync) < d->threshold)
+        return "failed";
+    return in_sync == disk_all_replicas(d) ? "healthy" : "degraded";
+}
+
+void disk_get_counters(disk *d, disk_counters *ret_counters)
+{
+    *ret_counters = (disk_counters){
+        .reads = atomic_load(&d->reads),
+        .read_bytes = atomic_load(&d->read_bytes),
+        .writes = atomic_load(&d->writes),
+        .write_bytes = atomic_load(&d->write_bytes),
+        .flushes = atomic_load(&d->flushes),
+        .divergences = atomic_load(&d->divergences),
+        .quorum_failures = atomic_load(&d->quorum_failures),
+    };
+}
+
+static void append_bad(GArray *bad, uint64_t start, uint64_t end, bool no_quorum)
+{
+    disk_bad_range range = {start, end - start, no_quorum};
+    if (end > start)
+        g_array_append_val(bad, range);
+}
+
+static int compare_bad(const void *a, const void *b)
+{
+    uint64_t x = ((const disk_bad_range *)a)->offset;
+    uint64_t y = ((const disk_bad_range *)b)->offset;
+    return (x > y) - (x < y);
+}
+
+/* What once had no quorum is shown as that, even if it also differed with one. */
+GArray *disk_bad_ranges(disk *d)
+{
+    GArray *bad = g_array_new(FALSE, FALSE, sizeof(disk_bad_range));
+    g_mutex_lock(&d->state_lock);
+    unsigned n = rangeset_count(&d->no_quorum), next = 0;
+    for (unsigned k = 0; k < n; k++) {
+        rangeset_range range = rangeset_get(&d->no_quorum, k);
+        append_bad(bad, range.start, range.end, true);
+    }
+    for (unsigned k = 0; k < rangeset_count(&d->differing); k++) {
+        rangeset_range range = rangeset_get(&d->differing, k);
+        while (next < n && rangeset_get(&d->no_quorum, next).end <= range.start)
+            next++;
+        uint64_t start = range.start;
+        for (unsigned j = next; j < n; j++) {
+            rangeset_range hole = rangeset_get(&d->no_quorum, j);
+            if (hole.start >= range.end)
+                break;
+            append_bad(bad, start, hole.start, false);
+            start = MIN(hole.end, range.end);
+        }
+        append_bad(bad, start, range.end, false);
+    }
+    g_mutex_unlock(&d->state_lock);
+    g_array_sort(bad, compare_bad);
+    return bad;
+}
+
+static bool is_zero(image_extent_kind kind)
+{
+    return kind == IMAGE_EXTENT_ZERO || kind == IMAGE_EXTENT_UNALLOCATED;
+}
+
+/* A replica whose map cannot be had may hold data anywhere. */
+static int map_locked(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
+                      uint64_t *ret_length)
+{
+    uint64_t asked = atomic_load_explicit(&d->in_sync, memory_order_acquire);
+    if (!disk_has_range(d, offset, length))
+        return -EINVAL;
+    if (disk_set_size(asked) < d->threshold)
+        return -EIO;
+    uint64_t zero_run = length, data_run = 0;
+    for (unsigned i = 0; i < d->n; i++) {
+        chain_extent extent;
+        if (!disk_has_bit(asked, i))
+            continue;
+        if (chain_map(d->replicas[i].chain, offset, length, &extent) < 0)
+            data_run = length;
+        else if (is_zero(extent.kind))
+            zero_run = MIN(zero_run, extent.length);
+        else
+            data_run = MAX(data_run, extent.length);
+    }
+    *ret_zero = data_run == 0;
+    *ret_length = MIN(*ret_zero ? zero_run : data_run, length);
+    return 0;
+}
+
+int disk_map(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
+             uint64_t *ret_length)
+{
+    if (length == 0 || length > IMAGE_SIZE_MAX || offset > IMAGE_SIZE_MAX)
+        return -EINVAL;
+    rangelock_held held;
+    disk_lock_sectors(d, &held, offset, length, RANGELOCK_SHARED);
+    int r = map_locked(d, offset, length, ret_zero, ret_length);
+    rangelock_release(d->range_lock, &held);
+    return r;
+}
+
+/* Only top layers grow. Their files are looked at again by name; if another file bears
+ * the name now, the figure of the opening stands. */
+static uint64_t replica_allocated(const disk *d, const disk_replica *replica)
+{
+    const chain_layer *top = chain_get_layer(replica->chain, 0);
+    struct stat st;
+    if (!d->writable || stat(top->filename, &st) < 0 || st.st_dev != top->dev ||
+        st.st_ino != top->ino)
+        return replica->allocated;
+    return replica->allocated - top->file_allocated + (uint64_t)st.st_blocks * 512;
+}
+
+uint64_t disk_allocated(disk *d)
+{
+    uint64_t largest = 0;
+    for (unsigned i = 0; i < d->n; i++)
+        largest = MAX(largest, replica_allocated(d, &d->replicas[i]));
+    return largest;
+}

@@ -1,0 +1,94 @@
+/*
+ * rangeset.c: see rangeset.h. A sorted array: additions are rare (faults only) and mostly
+ * touch what is there already, so a tree would not pay for itself.
+ */
+#include "quorum/rangeset.h"
+#include <string.h>
+
+void rangeset_clear(rangeset *set)
+{
+    g_clear_pointer(&set->ranges, g_array_unref);
+}
+
+unsigned rangeset_count(const rangeset *set)
+{
+    return set->ranges ? set->ranges->len : 0;
+}
+
+rangeset_range rangeset_get(const rangeset *set, unsigned index)
+{
+    return g_array_index(set->ranges, rangeset_range, index);
+}
+
+/* The first range that ends at or after `start`. */
+static unsigned lower_bound(const rangeset *set, uint64_t start)
+{
+    unsigned low = 0, high = rangeset_count(set);
+    while (low < high) {
+        unsigned middle = low + (high - low) / 2;
+        if (rangeset_get(set, middle).end < start)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static int compare_gaps(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Merges across the smaller half of the gaps, so that the cost of a sort is paid once for
+ * many additions. */
+static void coarsen(rangeset *set)
+{
+    rangeset_range *ranges = (rangeset_range *)(void *)set->ranges->data;
+    unsigned count = set->ranges->len, kept = 0;
+    g_autofree uint64_t *gaps = g_new(uint64_t, count - 1);
+    for (unsigned i = 0; i + 1 < count; i++)
+        gaps[i] = ranges[i + 1].start - ranges[i].end;
+    qsort(gaps, count - 1, sizeof(*gaps), compare_gaps);
+    uint64_t limit = gaps[(count - 1) / 2];
+
+    for (unsigned i = 1; i < count; i++) {
+        if (ranges[i].start - ranges[kept].end <= limit)
+            ranges[kept].end = ranges[i].end;
+        else
+            ranges[++kept] = ranges[i];
+    }
+    g_array_set_size(set->ranges, kept + 1);
+}
+
+uint64_t rangeset_add(rangeset *set, uint64_t offset, uint64_t length)
+{
+    if (length == 0)
+        return 0;
+    if (!set->ranges)
+        set->ranges = g_array_new(FALSE, FALSE, sizeof(rangeset_range));
+
+    rangeset_range merged = {offset, offset + length};
+    uint64_t covered = 0;
+    unsigned first = lower_bound(set, offset), last = first;
+    for (; last < set->ranges->len; last++) {
+        rangeset_range old = rangeset_get(set, last);
+        if (old.start > offset + length)
+            break;
+        uint64_t start = MAX(old.start, offset), end = MIN(old.end, offset + length);
+        covered += end > start ? end - start : 0;
+        merged.start = MIN(merged.start, old.start);
+        merged.end = MAX(merged.end, old.end);
+    }
+
+    if (last > first) {
+        g_array_index(set->ranges, rangeset_range, first) = merged;
+        if (last - first > 1)
+            g_array_remove_range(set->ranges, first + 1, last - first - 1);
+    } else {
+        g_array_insert_val(set->ranges, first, merged);
+    }
+    if (set->ranges->len > RANGESET_MAX)
+        coarsen(set);
+    return length - covered;
+}
