@@ -1,0 +1,356 @@
+/*
+ * libqcow-helper.c: the process in which libqcow runs. The only file that includes it.
+ *
+ * The life of a helper: take the opening message and its descriptors, open the images,
+ * give up everything that serving does not need, answer, then serve reads until the
+ * socket closes. Nothing after sandbox_enter() needs a path, a new descriptor or a
+ * privilege; a libqcow that an image has taken over can use the processor, its bounded
+ * memory, and the images that it may read anyway. It can also lie: that is the client's
+ * (and in the end the vote's) business.
+ *
+ * Each image is opened through /proc/self/fd, which gives libqcow an open file of its
+ * own: it seeks, and the daemon's descriptors share their positions with ours. What was
+ * received is closed again, so that no lock (O5) outlives the daemon's descriptor.
+ *
+ * The parent's death is seen as the end of the socket. PR_SET_PDEATHSIG would not do: it
+ * follows the thread that spawned, and the daemon's threads come and go. A helper that
+ * is caught in an endless loop looks for it once per second of processor time (SIGPROF),
+ * so an idle one is never woken.
+ */
+#include "formats/libqcow-wire.h"
+#include "formats/qcow-libqcow.h"
+#include <errno.h>
+#include <grp.h>
+#include <libqcow.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <malloc.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#define SOCKET_FD     0
+#define NOBODY        65534
+#define REPLACE_EVERY 16 /* reads between two looks at the size of the heap */
+
+/* A sanitizer's runtime maps shadow memory without bound and makes calls of its own when
+ * it reports: no address space limit and no filter in such builds, which nobody ships. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||               \
+    __has_feature(memory_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+#if defined(__x86_64__)
+#define SECCOMP_ARCH AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define SECCOMP_ARCH AUDIT_ARCH_AARCH64
+#endif
+
+typedef struct helper {
+    libqcow_file_t *files[LIBQCOW_LAYERS_MAX]; /* top first */
+    unsigned n_layers;
+    uint32_t cut;
+    uint64_t memory;
+    uint8_t *buffer;
+    unsigned reads;
+} helper;
+
+/* ---- the sandbox ------------------------------------------------------------------ */
+
+#if defined(SECCOMP_ARCH) && !SANITIZED
+#define LOAD(field)                                                                      \
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define ALLOW(name)                                                                      \
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 1),                              \
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+#define KILL BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
+/* The low half of the third argument: the protection that mmap and mprotect ask for. */
+#define ARG_PROT offsetof(struct seccomp_data, args[2])
+#define ALLOW_UNLESS_EXEC(name)                                                          \
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 4),                              \
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ARG_PROT),                                    \
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 1), KILL,                     \
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+static bool filter_install(void)
+{
+    /* libqcow itself: lseek and read. The socket: recvfrom, sendto, poll. The allocator,
+     * zlib and the C library: the rest. recvmsg is missing on purpose (no descriptors). */
+    static struct sock_filter program[] = {
+        LOAD(arch),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SECCOMP_ARCH, 1, 0),
+        KILL,
+        LOAD(nr),
+        ALLOW(read),
+        ALLOW(lseek),
+        ALLOW(pread64),
+        ALLOW(recvfrom),
+        ALLOW(sendto),
+#ifdef __NR_poll
+        ALLOW(poll),
+#endif
+        ALLOW(ppoll),
+        ALLOW(brk),
+        ALLOW(munmap),
+        ALLOW(mremap),
+        ALLOW(madvise),
+        ALLOW(futex),
+        ALLOW(clock_gettime),
+        ALLOW(rt_sigreturn),
+        ALLOW(restart_syscall),
+        ALLOW(exit),
+        ALLOW(exit_group),
+        ALLOW_UNLESS_EXEC(mmap),
+        ALLOW_UNLESS_EXEC(mprotect),
+        KILL,
+    };
+    const struct sock_fprog filter = {
+        .len = sizeof program / sizeof program[0],
+        .filter = program,
+    };
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+#else
+static bool filter_install(void)
+{
+    return true;
+}
+#endif
+
+static bool limit(int resource, uint64_t value)
+{
+    struct rlimit bound;
+    if (getrlimit(resource, &bound) < 0)
+        return false;
+    bound.rlim_max = MIN(bound.rlim_max, value);
+    bound.rlim_cur = bound.rlim_max;
+    return setrlimit(resource, &bound) == 0;
+}
+
+static bool limits_set(uint64_t address_space)
+{
+    /* The first three descriptors are taken: there will be no new one. */
+    bool set = limit(RLIMIT_NOFILE, 3) && limit(RLIMIT_FSIZE, 0) && limit(RLIMIT_CORE, 0);
+    return set && (SANITIZED || limit(RLIMIT_AS, address_space));
+}
+
+/* In a user namespace without such an id this cannot be had; the filter, which is the
+ * real wall, leaves nothing that an id would be good for. */
+static bool identity_drop(void)
+{
+    if (geteuid() != 0)
+        return true;
+    if (setgroups(0, NULL) < 0 && errno != EPERM)
+        return false;
+    if (setresgid(NOBODY, NOBODY, NOBODY) < 0 && errno != EINVAL && errno != EPERM)
+        return false;
+    return setresuid(NOBODY, NOBODY, NOBODY) == 0 || errno == EINVAL || errno == EPERM;
+}
+
+static void leave_if_orphaned(int signal)
+{
+    (void)signal;
+    int saved = errno;
+    struct pollfd peer = {.fd = SOCKET_FD};
+    if (poll(&peer, 1, 0) > 0 && (peer.revents & (POLLHUP | POLLERR)))
+        _exit(0);
+    errno = saved;
+}
+
+static bool orphan_watch(void)
+{
+    const struct sigaction action = {.sa_handler = leave_if_orphaned,
+                                     .sa_flags = SA_RESTART};
+    const struct itimerval second = {.it_interval = {.tv_sec = 1},
+                                     .it_value = {.tv_sec = 1}};
+    return sigaction(SIGPROF, &action, NULL) == 0 &&
+           setitimer(ITIMER_PROF, &second, NULL) == 0;
+}
+
+static bool sandbox_enter(uint64_t address_space)
+{
+    return orphan_watch() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           identity_drop() && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 &&
+           limits_set(address_space) && filter_install();
+}
+
+/* ---- opening ---------------------------------------------------------------------- */
+
+/* Takes the opening message; returns how many descriptors came with it, 0 on failure. */
+static unsigned opening_receive(wire_open *opening, int *fds, unsigned max)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int) * (LIBQCOW_LAYERS_MAX + 1))];
+    } control;
+    struct iovec part = {.iov_base = opening, .iov_len = sizeof *opening};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof control};
+    if (recvmsg(SOCKET_FD, &message, MSG_CMSG_CLOEXEC) != (ssize_t)sizeof *opening)
+        return 0;
+    const struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    if (!rights || rights->cmsg_level != SOL_SOCKET || rights->cmsg_type != SCM_RIGHTS)
+        return 0;
+    size_t bytes = rights->cmsg_len - CMSG_LEN(0);
+    if (bytes > max * sizeof(int))
+        return 0;
+    memcpy(fds, CMSG_DATA(rights), bytes);
+    return (unsigned)(bytes / sizeof(int));
+}
+
+static wire_status layer_open(libqcow_file_t **file, int fd, uint64_t size,
+                              const wire_open *opening)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (libqcow_file_initialize(file, NULL) != 1)
+        return WIRE_OPEN_FAILED;
+    /* The key itself: as a password libqcow would convert its characters. */
+    if (opening->has_key &&
+        libqcow_file_set_keys(*file, opening->key, 8 * LIBQCOW_KEY_BYTES, NULL) != 1)
+        return WIRE_OPEN_FAILED;
+    if (libqcow_file_open(*file, path, LIBQCOW_OPEN_READ, NULL) != 1)
+        return WIRE_OPEN_FAILED;
+    uint32_t method = LIBQCOW_ENCRYPTION_METHOD_NONE;
+    if (libqcow_file_get_encryption_method(*file, &method, NULL) != 1 ||
+        method > LIBQCOW_ENCRYPTION_METHOD_AES_128_CBC)
+        return WIRE_CIPHER_UNKNOWN;
+    if (method != LIBQCOW_ENCRYPTION_METHOD_NONE && !opening->has_key)
+        return WIRE_KEY_MISSING;
+    size64_t media_size = 0;
+    if (libqcow_file_get_media_size(*file, &media_size, NULL) != 1 || media_size != size)
+        return WIRE_SIZE_DIFFERS;
+    return WIRE_OK;
+}
+
+/* `fds` are the layers', top first. On failure *ret_layer tells which one it was. */
+static wire_status layers_open(helper *h, const int *fds, const wire_open *opening,
+                               uint32_t *ret_layer)
+{
+    for (unsigned i = h->n_layers; i-- > 0;) {
+        *ret_layer = i;
+        wire_status status = layer_open(&h->files[i], fds[i], opening->sizes[i], opening);
+        if (status != WIRE_OK)
+            return status;
+        if (i + 1 < h->n_layers &&
+            libqcow_file_set_parent_file(h->files[i], h->files[i + 1], NULL) != 1)
+            return WIRE_PARENT_REFUSED;
+    }
+    return WIRE_OK;
+}
+
+static bool buffer_map(helper *h, int fd)
+{
+    void *memory =
+        mmap(NULL, LIBQCOW_BUFFER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    h->buffer = memory == MAP_FAILED ? NULL : memory;
+    return h->buffer != NULL;
+}
+
+static void reply_send(const wire_reply *reply)
+{
+    if (send(SOCKET_FD, reply, sizeof *reply, MSG_NOSIGNAL) != (ssize_t)sizeof *reply)
+        _exit(1);
+}
+
+/* Returns when the helper may serve; else the process ends, with an answer if the client
+ * should know the reason. */
+static void helper_open(helper *h)
+{
+    wire_open opening;
+    int fds[LIBQCOW_LAYERS_MAX + 1];
+    unsigned n = opening_receive(&opening, fds, LIBQCOW_LAYERS_MAX + 1);
+    if (n < 2 || opening.n_layers != n - 1 || !buffer_map(h, fds[0]))
+        _exit(1);
+    h->n_layers = n - 1;
+    h->cut = opening.cut;
+    h->memory = opening.memory;
+    wire_reply reply = {.sequence = opening.sequence};
+    reply.status = layers_open(h, fds + 1, &opening, &reply.value);
+    for (unsigned i = 0; i < n; i++)
+        close(fds[i]);
+    if (reply.status == WIRE_OK && !sandbox_enter(opening.address_space))
+        reply.status = WIRE_SANDBOX_FAILED;
+    explicit_bzero(&opening, sizeof opening);
+    reply_send(&reply);
+    if (reply.status != WIRE_OK)
+        _exit(1);
+}
+
+/* ---- serving ---------------------------------------------------------------------- */
+
+/* With a parent, libqcow answers a read that starts in a cluster which the layer lacks
+ * wholly from the parent, however far it goes: no read may cross a cluster. */
+static bool range_read(const helper *h, uint64_t offset, size_t length)
+{
+    for (size_t done = 0; done < length;) {
+        size_t part = length - done;
+        if (h->cut)
+            part = MIN(part, h->cut - (offset + done) % h->cut);
+        ssize_t got = libqcow_file_read_buffer_at_offset(
+            h->files[0], h->buffer + done, part, (off64_t)(offset + done), NULL);
+        if (got != (ssize_t)part)
+            return false;
+        done += part;
+    }
+    return true;
+}
+
+/* libqcow keeps 128 clusters per layer, of up to 2 MiB, and cannot be told otherwise. */
+static bool grown_large(helper *h)
+{
+    if (++h->reads % REPLACE_EVERY)
+        return false;
+    struct mallinfo2 heap = mallinfo2();
+    return heap.uordblks + heap.hblkhd > h->memory;
+}
+
+static G_NORETURN void helper_serve(helper *h)
+{
+    wire_read request;
+    for (;;) {
+        ssize_t got = recv(SOCKET_FD, &request, sizeof request, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got != (ssize_t)sizeof request || request.length > LIBQCOW_BUFFER_BYTES)
+            _exit(0);
+        wire_reply reply = {.sequence = request.sequence, .status = WIRE_READ_FAILED};
+        if (range_read(h, request.offset, request.length)) {
+            reply.status = WIRE_OK;
+            reply.value = request.length;
+        }
+        reply.replace = grown_large(h);
+        reply_send(&reply);
+    }
+}
+
+void libqcow_helper_main(int argc, char **argv)
+{
+    int type = 0;
+    socklen_t length = sizeof type;
+    if (argc != 1 || strcmp(argv[0], LIBQCOW_HELPER_NAME) != 0 ||
+        getsockopt(SOCKET_FD, SOL_SOCKET, SO_TYPE, &type, &length) < 0 ||
+        type != SOCK_SEQPACKET)
+        return;
+    helper h = {.n_layers = 0};
+    helper_open(&h);
+    helper_serve(&h);
+}
