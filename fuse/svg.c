@@ -10,13 +10,14 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define MARGIN     30
-#define BAR_HEIGHT 22
-#define ROW_HEIGHT 62
-#define ROWS_TOP   104
-#define MARK_WIDTH 3
-#define MARK_OVER  5
-#define TEXT_MAX   96 /* characters */
+#define MARGIN      30
+#define BAR_HEIGHT  22
+#define ROW_HEIGHT  62
+#define ROWS_TOP    124
+#define MARK_WIDTH  3
+#define MARK_OVER   5
+#define TEXT_MAX    96  /* characters */
+#define SUMMARY_MAX 140 /* of the summary, which has two lines */
 
 typedef struct svg_bar {
     char *name, *detail;
@@ -289,12 +290,25 @@ static void draw_legend(GString *out, const svg_report *report, int y, uint64_t 
     }
 }
 
+/* The summary's clauses are joined with semicolons; the first has a line of its own. */
+static void draw_summary(GString *out, const char *summary)
+{
+    const char *rest = strstr(summary, "; ");
+    g_autofree char *head =
+        rest ? g_strndup(summary, (gsize)(rest - summary)) : g_strdup(summary);
+    g_autofree char *first = xml_text(head, SUMMARY_MAX);
+    g_autofree char *second = xml_text(rest ? rest + 2 : "", SUMMARY_MAX);
+    g_string_append_printf(out,
+                           "<text class='soft' x='%d' y='60'>%s</text>\n"
+                           "<text class='soft' x='%d' y='80'>%s</text>\n",
+                           MARGIN, first, MARGIN, second);
+}
+
 char *svg_report_format(const svg_report *report, uint64_t done, const char *summary)
 {
     int axis = ROWS_TOP + ROW_HEIGHT * (int)report->bars->len - 26;
     int height = axis + 90;
     int width = (int)SVG_COLUMNS + 2 * MARGIN;
-    g_autofree char *line = xml_text(summary, 2 * TEXT_MAX);
     g_autofree char *size = size_text(report->size);
     GString *out = g_string_new("<?xml version='1.0' encoding='UTF-8'?>\n");
     g_string_append_printf(out,
@@ -310,10 +324,10 @@ char *svg_report_format(const svg_report *report, uint64_t done, const char *sum
     g_string_append_printf(out,
                            "<text class='title' x='%d' y='38'>%s</text>\n"
                            "<text class='soft' x='%u' y='38' text-anchor='end'>%s "
-                           "(%" PRIu64 " bytes)</text>\n"
-                           "<text class='soft' x='%d' y='60'>%s</text>\n",
+                           "(%" PRIu64 " bytes)</text>\n",
                            MARGIN, report->title, MARGIN + SVG_COLUMNS, size,
-                           report->size, MARGIN, line);
+                           report->size);
+    draw_summary(out, summary);
     for (unsigned i = 0; i < report->bars->len; i++)
         draw_bar(out, report, g_ptr_array_index(report->bars, i),
                  ROWS_TOP + ROW_HEIGHT * (int)i, done);

@@ -31,7 +31,7 @@ Test(svg, one_sector_of_a_large_disk_can_be_seen)
     svg_report_mark(report, 1, (uint64_t)1 << 39, 512, SVG_MARK_DIFFERS);
     g_autofree char *text = svg_report_format(report, (uint64_t)1 << 40, "summary");
     assert_well_formed(text);
-    cr_assert_not_null(strstr(text, "<rect class='differs' x='509' y='161' width='3'"));
+    cr_assert_not_null(strstr(text, "<rect class='differs' x='509' y='181' width='3'"));
     cr_assert_not_null(strstr(text, "512 bytes differ"));
     cr_assert_eq(count(text, "class='differs'"), 2u, "one mark and its legend");
     cr_assert_eq(count(text, "not verified"), 0u);
@@ -57,7 +57,7 @@ Test(svg, a_range_over_many_columns_is_one_rectangle)
     svg_report_mark(report, 0, 100 * 512, 300 * 512, SVG_MARK_DIFFERS);
     g_autofree char *text = svg_report_format(report, 960 * 512, "");
     cr_assert_not_null(
-        strstr(text, "<rect class='differs' x='130' y='104' width='300' height='22'>"));
+        strstr(text, "<rect class='differs' x='130' y='124' width='300' height='22'>"));
     svg_report_free(report);
 }
 
@@ -67,7 +67,7 @@ Test(svg, what_was_not_verified_is_hatched)
     svg_report_add_bar(report, "a", "");
     g_autofree char *text = svg_report_format(report, 1 << 19, "interrupted");
     assert_well_formed(text);
-    cr_assert_not_null(strstr(text, "<rect class='todo' x='510' y='104' width='480'"));
+    cr_assert_not_null(strstr(text, "<rect class='todo' x='510' y='124' width='480'"));
     svg_report_free(report);
 }
 
