@@ -23,6 +23,15 @@ typedef struct keyfile_reader {
     GHashTable *disks; /* name, borrowed -> disk_options*, borrowed */
 } keyfile_reader;
 
+/* An escaped value may contain anything. */
+static char *one_line(char *text)
+{
+    for (char *p = text; *p; p++)
+        if (g_ascii_iscntrl(*p))
+            *p = '?';
+    return text;
+}
+
 static bool invalid(GError **error, const char *file, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
 
@@ -30,7 +39,7 @@ static bool invalid(GError **error, const char *file, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    g_autofree char *why = g_strdup_vprintf(format, args);
+    g_autofree char *why = one_line(g_strdup_vprintf(format, args));
     va_end(args);
     g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_INVALID, "%s: %s", file, why);
     return false;
@@ -44,7 +53,7 @@ static bool invalid_group(GError **error, const keyfile_reader *reader, const ch
                             ? CONFIG_ERROR_UNAVAILABLE
                             : CONFIG_ERROR_INVALID;
     g_set_error(error, CONFIG_ERROR, (gint)code, "%s: [%s]: %s", reader->file, group,
-                cause->message);
+                one_line(cause->message));
     g_error_free(cause);
     return false;
 }
@@ -90,9 +99,13 @@ static bool scan_line(const char *file, unsigned number, char *line, char **grou
 {
     if (!*line || *line == '#')
         return true;
+    for (const char *p = line; *p; p++)
+        if (g_ascii_iscntrl(*p) && *p != '\t')
+            return invalid(error, file, "line %u: a control character", number);
     if (*line == '[') {
         size_t length = strlen(line);
-        if (line[length - 1] != ']' || strpbrk(line + 1, "[]") != line + length - 1)
+        if (length < 3 || line[length - 1] != ']' ||
+            strpbrk(line + 1, "[]") != line + length - 1)
             return invalid(error, file, "line %u: not a group '[NAME]'", number);
         g_free(*group);
         *group = g_strndup(line + 1, length - 2);
@@ -127,6 +140,20 @@ static bool scan(const char *file, const char *text, GError **error)
         text += length + (text[length] == '\n');
     }
     return true;
+}
+
+/* GKeyFile gives a value and an error where only some of the value can be had. */
+static char *get_value(const keyfile_reader *reader, const char *group, const char *key,
+                       GError **error)
+{
+    GError *cause = NULL;
+    g_autofree char *value = g_key_file_get_string(reader->keys, group, key, &cause);
+    if (!cause)
+        return g_steal_pointer(&value);
+    g_error_free(cause);
+    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_INVALID,
+                "%s: bad escape (a backslash is written '\\\\')", key);
+    return NULL;
 }
 
 static bool unknown_key(const keyfile_reader *reader, const char *group, const char *key,
@@ -166,7 +193,7 @@ static bool read_replica(keyfile_reader *reader, const char *group, GError **err
     replica->name = g_strdup(slash + 1);
     g_auto(GStrv) keys = g_key_file_get_keys(reader->keys, group, NULL, NULL);
     for (char **key = keys; key && *key; key++) {
-        g_autofree char *value = g_key_file_get_string(reader->keys, group, *key, &cause);
+        g_autofree char *value = get_value(reader, group, *key, &cause);
         if (!value)
             return invalid_group(error, reader, group, cause);
         switch (config_set_replica(replica, *key, value, reader->dir, &cause)) {
@@ -207,9 +234,12 @@ static bool set_allow_dirs(disk_options *d, const keyfile_reader *reader,
                            const char *group, GError **error)
 {
     g_auto(GStrv) dirs =
-        g_key_file_get_string_list(reader->keys, group, "allow-dir", NULL, error);
-    if (!dirs)
+        g_key_file_get_string_list(reader->keys, group, "allow-dir", NULL, NULL);
+    if (!dirs || !*dirs) {
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_INVALID,
+                    "allow-dir: not a list of directories (DIR;DIR)");
         return false;
+    }
     for (char **dir = dirs; *dir; dir++)
         if (config_set_disk(d, "allow-dir", *dir, reader->dir, error) != CONFIG_SET_OK)
             return false;
@@ -224,7 +254,7 @@ static bool read_disk(keyfile_reader *reader, disk_options *d, GError **error)
     for (char **key = keys; key && *key; key++) {
         GError *cause = NULL;
         config_set_result result;
-        g_autofree char *value = g_key_file_get_string(reader->keys, group, *key, &cause);
+        g_autofree char *value = get_value(reader, group, *key, &cause);
         if (!value)
             return invalid_group(error, reader, group, cause);
         if (strcmp(*key, "file") == 0)
@@ -318,7 +348,8 @@ bool config_load_keyfile(mount_config *config, const char *file, GError **error)
         return false;
     g_autoptr(GKeyFile) keys = g_key_file_new();
     GError *cause = NULL;
-    if (!g_key_file_load_from_data(keys, text, strlen(text), G_KEY_FILE_NONE, &cause)) {
+    if (!g_key_file_load_from_data(keys, text, strlen(text), G_KEY_FILE_KEEP_TRANSLATIONS,
+                                   &cause)) {
         invalid(error, file, "%s", cause->message);
         g_error_free(cause);
         return false;

@@ -91,7 +91,7 @@ static bool set_threshold(disk_options *d, const setting_value *v, GError **erro
 
 static bool set_min_replicas(disk_options *d, const setting_value *v, GError **error)
 {
-    unsigned count;
+    unsigned count = 0;
     if (!parse_count(v, &count, error))
         return false;
     if (count > d->replicas->len)

@@ -124,7 +124,7 @@ static chain *open_chain(const disk *d, const disk_options *options, unsigned i,
             replica->decoder < 0 ? options->decoder : (chain_decoder)replica->decoder,
         .writable = writable,
         .password_file = replica->password_file,
-        .timeout_ms = options->timeout_ms,
+        .timeout_ms = replica->timeout_ms ? replica->timeout_ms : options->timeout_ms,
         .policy = d->policy,
     };
     chain *c = chain_open(&wanted, error);
