@@ -144,7 +144,8 @@ static int explain_disk(const disk_options *options, uint64_t offset, uint64_t l
     disk *d = disk_open(options, NULL, &error);
     if (!d) {
         cli_error("%s", error->message);
-        return CLI_UNREACHABLE;
+        return g_error_matches(error, DISK_ERROR, DISK_ERROR_OPTIONS) ? CLI_USAGE
+                                                                      : CLI_UNREACHABLE;
     }
     json_t *object = NULL;
     uint64_t size = disk_size(d);
