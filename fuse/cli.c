@@ -187,9 +187,7 @@ const char *cli_size_text(uint64_t bytes)
         value /= 1024;
         unit++;
     }
-    int digits = unit == 0 || value >= 1000 || value == (double)(uint64_t)value ? 0
-                 : value >= 100                                                 ? 1
-                                                                                : 2;
+    int digits = unit == 0 || value >= 100 || value == (double)(uint64_t)value ? 0 : 2;
     snprintf(text, sizeof ring[0], "%.*f %s", digits, value, units[unit]);
     return text;
 }

@@ -17,6 +17,7 @@ static const command commands[] = {
     {"umount", cmd_umount, CLI_USAGE},
     {"status", cmd_status, CLI_USAGE},
     {"events", cmd_events, CLI_USAGE},
+    {"explain", cmd_explain, CLI_USAGE},
     {"verify", cmd_verify, CLI_VERIFY_USAGE},
     {"info", cmd_info, CLI_USAGE},
     {"repair", NULL, CLI_VERIFY_USAGE},
