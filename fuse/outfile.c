@@ -52,7 +52,10 @@ outfile *outfile_open(const char *path, GError **error)
     if (!out->path)
         out->path = strdup(path);
     int fd;
-    if (written_in_place(path)) {
+    if (strcmp(path, "/dev/stdout") == 0) {
+        fflush(stdout); /* one position for both, and in this order */
+        fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0);
+    } else if (written_in_place(path)) {
         fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY);
     } else {
         out->temporary = g_strdup_printf("%s.XXXXXX", out->path);

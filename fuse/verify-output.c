@@ -213,9 +213,10 @@ char *verify_summary_text(disk *d, const verify_summary *s,
     GString *text = g_string_new(s->interrupted ? "interrupted: " : NULL);
     g_string_append_printf(text,
                            "%u replica%s of %" PRIu64 " bytes, threshold %u: %" PRIu64
-                           " bytes compared, %" PRIu64 " zero in every map",
+                           " bytes %s, %" PRIu64 " zero in every map",
                            n, n == 1 ? "" : "s", s->size, disk_threshold(d),
-                           s->checked_bytes, s->skipped_bytes);
+                           s->checked_bytes, n == 1 ? "read" : "compared",
+                           s->skipped_bytes);
     if (!s->differing_ranges && !s->no_majority_ranges && !s->read_error_ranges)
         g_string_append(text, n > 1 ? "; all agree" : "; all read");
     text_found(text, "differing", s->differing_ranges, s->differing_bytes);
