@@ -5,6 +5,7 @@
 #include "fuse/mountpoint.h"
 #include "fuse/config.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,23 +106,29 @@ static char *resolve(const char *path, GError **error)
     return copy;
 }
 
+/* The kernel would answer stat() for a while from what it remembers of a dead mount. */
+static int probe(const char *path)
+{
+    struct statx st;
+    if (statx(AT_FDCWD, path, AT_STATX_FORCE_SYNC, STATX_TYPE, &st) != 0)
+        return -errno;
+    return S_ISDIR(st.stx_mode) ? 0 : -ENOTDIR;
+}
+
 char *mountpoint_prepare(const char *path, GError **error)
 {
-    struct stat st;
     mountpoint_info info;
     g_autofree char *real = resolve(path, error);
     if (!real)
         return NULL;
-    int code = stat(real, &st) == 0 ? 0 : errno;
-    if (code == ENOTCONN && mountpoint_find(real, &info)) {
-        code = -mountpoint_unmount(real, true);
-        if (code == 0 && stat(real, &st) != 0)
-            code = errno;
+    int result = probe(real);
+    if (result == -ENOTCONN && mountpoint_find(real, &info)) {
+        result = mountpoint_unmount(real, true);
+        if (result == 0)
+            result = probe(real);
     }
-    if (code == 0 && !S_ISDIR(st.st_mode))
-        code = ENOTDIR;
-    if (code != 0) {
-        set_error(error, path, code);
+    if (result < 0) {
+        set_error(error, path, -result);
         return NULL;
     }
     if (mountpoint_find(real, &info)) {

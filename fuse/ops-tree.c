@@ -58,6 +58,17 @@ void ops_init(void *userdata, struct fuse_conn_info *conn)
 
 /* ---- Names and attributes --------------------------------------------------------- */
 
+/* The files of .quorumfs have, as those of /proc, no size until they are opened. */
+static bool has_snapshots(const tree_node *node)
+{
+    return node->kind != TREE_DISK && !tree_is_dir(node);
+}
+
+static double attr_seconds(const tree_node *node)
+{
+    return has_snapshots(node) ? 0.0 : ATTR_SECONDS;
+}
+
 void ops_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     tree *t = ops_get(req)->tree;
@@ -69,13 +80,13 @@ void ops_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         fuse_reply_err(req, ENOENT);
         return;
     }
-    struct fuse_entry_param entry = {
-        .ino = node->ino, .attr_timeout = ATTR_SECONDS, .entry_timeout = NAME_SECONDS};
+    struct fuse_entry_param entry = {.ino = node->ino,
+                                     .attr_timeout = attr_seconds(node),
+                                     .entry_timeout = NAME_SECONDS};
     tree_stat(node, &entry.attr);
     fuse_reply_entry(req, &entry);
 }
 
-/* The files of .quorumfs have, as those of /proc, no size until they are opened. */
 void ops_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     tree_node *node = ops_node(req, ino);
@@ -83,10 +94,9 @@ void ops_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     struct stat st;
     tree_stat(node, &st);
-    bool snapshot = node->kind != TREE_DISK && !tree_is_dir(node);
-    if (snapshot && fi)
+    if (has_snapshots(node) && fi)
         st.st_size = (off_t)ops_snapshot_get(fi)->length;
-    fuse_reply_attr(req, &st, snapshot ? 0.0 : ATTR_SECONDS);
+    fuse_reply_attr(req, &st, attr_seconds(node));
 }
 
 /*
@@ -149,7 +159,7 @@ void ops_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
         tree_change_attributes(node, &change);
     struct stat st;
     tree_stat(node, &st);
-    fuse_reply_attr(req, &st, ATTR_SECONDS);
+    fuse_reply_attr(req, &st, attr_seconds(node));
 }
 
 /* Entry number `index` of a directory: ".", "..", then its children. */
@@ -289,7 +299,7 @@ void ops_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     tree_node *node = ops_node(req, ino);
     if (!node)
         return;
-    if (node->kind != TREE_DISK && !tree_is_dir(node))
+    if (has_snapshots(node))
         snapshot_free(ops_snapshot_get(fi));
     fuse_reply_err(req, 0);
 }

@@ -1,0 +1,53 @@
+#!/bin/bash
+# TERM and INT unmount, flush and end the daemon, also while the disk is in use; what the
+# kernel still held is written first. HUP reopens the journals. Nothing is left behind.
+. "$(dirname "$0")/lib.sh"
+truncate -s 8M a.raw b.raw c.raw
+gone() { ! kill -0 "$1" 2>/dev/null; }
+unmounted() { ! grep -q " $scratch/mnt " /proc/self/mountinfo; }
+daemon_pid() { jq .pid mnt/.quorumfs/status.json; }
+for signal in TERM INT; do
+    for options in "" "-s"; do
+        # shellcheck disable=SC2086
+        qmount mnt $options a.raw b.raw c.raw || { not_ok "mount"; continue; }
+        pid=$(daemon_pid)
+        kill -$signal "$pid"
+        check "$signal $options: the daemon ends" wait_for gone "$pid"
+        check "$signal $options: unmounted" unmounted
+        equal "$signal $options: no socket is left" "$(find state -type s)" ""
+    done
+    qmount mnt -o cache=writeback a.raw b.raw c.raw || { not_ok "mount"; continue; }
+    pid=$(daemon_pid)
+    exec 5<>mnt/disk.img
+    pattern part.raw 3M ${#signal}
+    dd if=part.raw bs=64k status=none >&5
+    kill -$signal "$pid"
+    check "$signal in use: the daemon ends" wait_for gone "$pid"
+    check "$signal in use: unmounted" unmounted
+    exits "$signal in use: the user is told" 1 sh -c 'cat <&5'
+    exec 5>&-
+    for r in a b c; do
+        check "$signal in use: $r has what the cache held" cmp -n 3145728 $r.raw part.raw
+    done
+done
+
+qmount mnt a.raw b.raw c.raw || not_ok "mount"
+pid=$(daemon_pid)
+journal=$(find state -name divergence.jsonl)
+mv "$journal" "$journal.old"
+kill -HUP "$pid"
+check "HUP reopens the journal" wait_for test -e "$journal"
+kill -USR1 "$pid" # not ours to act on
+kill -USR2 "$pid"
+equal "other signals do no harm" "$(stat -c %s mnt/disk.img)" $((8 << 20))
+fusermount3 -u mnt
+check "unmounted from outside the daemon ends" wait_for gone "$pid"
+
+start "$QUORUMFS" mount -f -o "state-dir=$scratch/state" a.raw b.raw c.raw mnt >line 2>&1
+mounts+=("$scratch/mnt")
+check "in the foreground" wait_for test -e mnt/disk.img
+kill -TERM "$started"
+wait "$started"
+equal "TERM is exit 0" $? 0
+contains "a line says how to use it" "$(cat line)" "-drive file=$scratch/mnt/disk.img,format=raw,cache=none"
+check "nothing is mounted" unmounted
