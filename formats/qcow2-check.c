@@ -68,22 +68,44 @@ static bool read_piece(const checker *c, const char *what, uint64_t offset, size
                       what, g_strerror(-result));
 }
 
-/* Sorts by binary radix exchange: in place, and no input makes it slow. */
-static void sort_words(uint64_t *words, size_t count, int bit)
+static void sort_few_words(uint64_t *words, size_t count)
 {
-    for (; count > 1 && bit >= 0; bit--) {
-        size_t low = 0, high = count;
-        while (low < high) {
-            if (words[low] >> bit & 1) {
-                uint64_t word = words[--high];
-                words[high] = words[low];
-                words[low] = word;
-            } else {
-                low++;
-            }
+    for (size_t i = 1; i < count; i++) {
+        uint64_t word = words[i];
+        size_t at = i;
+        for (; at > 0 && words[at - 1] > word; at--)
+            words[at] = words[at - 1];
+        words[at] = word;
+    }
+}
+
+/* Radix sort by the byte at `shift` and those below: in place, and no input is slow. */
+static void sort_words(uint64_t *words, size_t count, int shift)
+{
+    if (count < 32) {
+        sort_few_words(words, count);
+        return;
+    }
+    size_t next[256] = {0}, end[256], sum = 0;
+    for (size_t i = 0; i < count; i++)
+        next[words[i] >> shift & 255]++;
+    for (unsigned digit = 0; digit < 256; digit++) {
+        size_t start = sum;
+        sum += next[digit];
+        next[digit] = start;
+        end[digit] = sum;
+    }
+    for (unsigned digit = 0; digit < 256; digit++) {
+        while (next[digit] < end[digit]) {
+            uint64_t word = words[next[digit]];
+            size_t *place = &next[word >> shift & 255];
+            words[next[digit]] = words[*place];
+            words[(*place)++] = word;
         }
-        sort_words(words + low, count - low, bit - 1);
-        count = low;
+    }
+    for (unsigned digit = 0; digit < 256 && shift > 0; digit++) {
+        size_t start = digit ? end[digit - 1] : 0;
+        sort_words(words + start, end[digit] - start, shift - 8);
     }
 }
 
@@ -150,7 +172,7 @@ static bool collect_refcount_blocks(checker *c)
 
 static bool sort_tables(checker *c)
 {
-    sort_words(c->tables, c->n_tables, 63);
+    sort_words(c->tables, c->n_tables, 56);
     for (size_t i = 1; i < c->n_tables; i++) {
         uint64_t before = c->tables[i - 1], here = c->tables[i];
         if (before >> 1 == here >> 1)

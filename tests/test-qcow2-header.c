@@ -418,10 +418,11 @@ Test(qcow2_header, O3_unknown_features_are_refused_by_printable_name)
 Test(qcow2_header, O3_random_headers_never_over_read)
 {
     uint64_t seed = support_seed();
+    static const char names[48] = "\0\5name";
     uint8_t buf[HEADER_BYTES];
     build(buf);
     unsigned at = put_extension(buf, EXTENSIONS, 0xe2792aca, "qcow2", 5);
-    put_extension(buf, at, 0x6803f857, "\0\5name", 48);
+    put_extension(buf, at, 0x6803f857, names, sizeof names);
     memcpy(buf + 400, "base", 4);
     put(buf, BACKING_OFFSET, 8, 400);
     put(buf, BACKING_SIZE, 4, 4);

@@ -1,0 +1,662 @@
+/*
+ * The map of qcow2 images: what kind of extent each kind of cluster is, and the check of
+ * the tables that precedes it (O3).
+ */
+#include "tests/qcow2-open.h"
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define KIB     1024u
+#define MIB     (1024u * KIB)
+#define COPIED  ((uint64_t)1 << 63)
+#define PACKED  ((uint64_t)1 << 62)
+#define CLUSTER (64u * KIB)
+
+static image *open_image(const char *name)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *path = support_path("%s", name);
+    image *im = qcow2_open_with(qcow2_open, path, &error);
+    cr_assert_not_null(im, "%s", error ? error->message : "");
+    return im;
+}
+
+static image_extent extent_at(image *im, uint64_t offset)
+{
+    image_extent extent;
+    cr_assert_eq(image_map(im, offset, im->size - offset, &extent), 0);
+    return extent;
+}
+
+static void assert_extent(image *im, uint64_t offset, image_extent_kind kind,
+                          uint64_t length)
+{
+    image_extent extent = extent_at(im, offset);
+    cr_assert_eq(extent.kind, kind, "kind %d at %" PRIu64, extent.kind, offset);
+    cr_assert_eq(extent.length, length, "length %" PRIu64 " at %" PRIu64, extent.length,
+                 offset);
+    cr_assert_eq(extent.fd >= 0, kind == IMAGE_EXTENT_DATA);
+}
+
+static void assert_host_bytes(image *im, uint64_t offset, uint8_t byte)
+{
+    uint8_t buf[512];
+    image_extent extent = extent_at(im, offset);
+    cr_assert_eq(file_read_full(extent.fd, buf, sizeof buf, extent.host_offset), 0);
+    for (unsigned i = 0; i < sizeof buf; i++)
+        cr_assert_eq(buf[i], byte);
+}
+
+Test(qcow2_map, every_kind_of_cluster)
+{
+    support_run("qemu-img create -q -f qcow2 k.qcow2 1000000");
+    support_run("qemu-io -f qcow2 -c 'write -P 1 0 128k' -c 'write -P 2 192k 64k' "
+                "-c 'write -z 256k 128k' -c 'write -c -P 3 448k 64k' "
+                "-c 'write -c -P 4 512k 64k' k.qcow2 >/dev/null");
+    image *im = open_image("k.qcow2");
+    assert_extent(im, 0, IMAGE_EXTENT_DATA, 2 * CLUSTER);
+    assert_extent(im, 1000, IMAGE_EXTENT_DATA, 2 * CLUSTER - 1000);
+    assert_extent(im, 2 * CLUSTER, IMAGE_EXTENT_UNALLOCATED, CLUSTER);
+    assert_extent(im, 3 * CLUSTER, IMAGE_EXTENT_DATA, CLUSTER);
+    assert_extent(im, 4 * CLUSTER, IMAGE_EXTENT_ZERO, 2 * CLUSTER);
+    assert_extent(im, 6 * CLUSTER, IMAGE_EXTENT_UNALLOCATED, CLUSTER);
+    assert_extent(im, 7 * CLUSTER, IMAGE_EXTENT_COMPRESSED, CLUSTER);
+    assert_extent(im, 7 * CLUSTER + 1, IMAGE_EXTENT_COMPRESSED, CLUSTER - 1);
+    assert_extent(im, 9 * CLUSTER, IMAGE_EXTENT_UNALLOCATED, im->size - 9 * CLUSTER);
+    assert_host_bytes(im, 0, 1);
+    assert_host_bytes(im, 2 * CLUSTER - 512, 1);
+    assert_host_bytes(im, 3 * CLUSTER, 2);
+    image_extent extent;
+    cr_assert_eq(image_map(im, 100, 300, &extent), 0);
+    cr_assert_eq(extent.length, 300); /* no further than it was asked */
+    cr_assert_gt(extent_at(im, 7 * CLUSTER).host_offset, 0);
+    image_close(im);
+}
+
+Test(qcow2_map, a_zero_cluster_that_keeps_its_space_is_zero)
+{
+    support_run("qemu-img create -q -f qcow2 -o preallocation=metadata z.qcow2 1M");
+    support_run("qemu-io -f qcow2 -c 'write -P 1 0 64k' -c 'write -z 0 64k' z.qcow2 "
+                ">/dev/null");
+    image *im = open_image("z.qcow2");
+    assert_extent(im, 0, IMAGE_EXTENT_ZERO, CLUSTER);
+    assert_extent(im, CLUSTER, IMAGE_EXTENT_DATA, MIB - CLUSTER);
+    image_close(im);
+}
+
+Test(qcow2_map, subclusters_are_told_apart)
+{
+    support_run("qemu-img create -q -f qcow2 -o extended_l2=on s.qcow2 1M");
+    support_run("qemu-io -f qcow2 -c 'write -P 5 2k 4k' -c 'write -z 8k 2k' "
+                "-c 'write -P 6 126k 4k' -c 'write -c -P 7 256k 64k' s.qcow2 >/dev/null");
+    image *im = open_image("s.qcow2");
+    assert_extent(im, 0, IMAGE_EXTENT_UNALLOCATED, 2 * KIB);
+    assert_extent(im, 2 * KIB, IMAGE_EXTENT_DATA, 4 * KIB);
+    assert_extent(im, 3 * KIB, IMAGE_EXTENT_DATA, 3 * KIB);
+    assert_extent(im, 6 * KIB, IMAGE_EXTENT_UNALLOCATED, 2 * KIB);
+    assert_extent(im, 8 * KIB, IMAGE_EXTENT_ZERO, 2 * KIB);
+    assert_extent(im, 10 * KIB, IMAGE_EXTENT_UNALLOCATED, 116 * KIB);
+    assert_extent(im, 256 * KIB, IMAGE_EXTENT_COMPRESSED, CLUSTER);
+    assert_host_bytes(im, 2 * KIB, 5);
+    assert_host_bytes(im, 126 * KIB, 6);
+    assert_host_bytes(im, 128 * KIB, 6);
+    image_close(im);
+}
+
+Test(qcow2_map, a_data_file_holds_guest_offsets)
+{
+    support_run("qemu-img create -q -f qcow2 -o data_file=d.data d.qcow2 1M");
+    support_run("qemu-io -f qcow2 -c 'write -P 8 0 64k' -c 'write -P 9 512k 1k' d.qcow2 "
+                ">/dev/null");
+    image *im = open_image("d.qcow2");
+    assert_extent(im, 0, IMAGE_EXTENT_DATA, CLUSTER);
+    assert_extent(im, CLUSTER, IMAGE_EXTENT_UNALLOCATED, 7 * CLUSTER);
+    assert_extent(im, 512 * KIB, IMAGE_EXTENT_DATA, CLUSTER);
+    cr_assert_eq(extent_at(im, 0).host_offset, 0);
+    cr_assert_eq(extent_at(im, 512 * KIB + 7).host_offset, 512 * KIB + 7);
+    assert_host_bytes(im, 0, 8);
+    assert_host_bytes(im, 512 * KIB, 9);
+    image_close(im);
+}
+
+Test(qcow2_map, an_image_and_its_data_file_go_together)
+{
+    g_autoptr(GError) error = NULL;
+    qcow2_header h;
+    support_run("qemu-img create -q -f qcow2 -o data_file=d.data d.qcow2 1M");
+    support_run("qemu-img create -q -f qcow2 p.qcow2 1M");
+    g_autofree char *external = support_path("d.qcow2");
+    g_autofree char *plain = support_path("p.qcow2");
+    int fd = open(external, O_RDONLY | O_CLOEXEC);
+    cr_assert(qcow2_header_read(fd, external, &h, NULL));
+    cr_assert_null(qcow2_open(fd, -1, &h, external, &error));
+    cr_assert(strstr(error->message, "data file"));
+    qcow2_header_clear(&h);
+    g_clear_error(&error);
+    fd = open(plain, O_RDONLY | O_CLOEXEC);
+    cr_assert(qcow2_header_read(fd, plain, &h, NULL));
+    cr_assert_null(qcow2_open(fd, dup(fd), &h, plain, &error));
+    cr_assert(strstr(error->message, "no data file"));
+    qcow2_header_clear(&h);
+}
+
+/* One lookup passes over holes of any size, and over 64 slices of L2 otherwise. */
+Test(qcow2_map, lookups_are_bounded)
+{
+    support_run("qemu-img create -q -f qcow2 -o cluster_size=2M hole.qcow2 1024T");
+    image *im = open_image("hole.qcow2");
+    assert_extent(im, 0, IMAGE_EXTENT_UNALLOCATED, im->size);
+    assert_extent(im, 12345, IMAGE_EXTENT_UNALLOCATED, im->size - 12345);
+    image_close(im);
+    support_run("qemu-img create -q -f qcow2 -o cluster_size=512,compat=1.1 f.qcow2 5M");
+    support_run("qemu-io -f qcow2 -c 'write -z 0 5M' f.qcow2 >/dev/null");
+    im = open_image("f.qcow2");
+    uint64_t at = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        image_extent extent = extent_at(im, at);
+        cr_assert_eq(extent.kind, IMAGE_EXTENT_ZERO);
+        cr_assert_leq(extent.length, 64 * 64 * 512);
+        at += extent.length;
+    }
+    cr_assert_eq(at, 5 * MIB);
+    image_close(im);
+}
+
+Test(qcow2_map, AES_is_mapped_but_not_read)
+{
+    g_autoptr(GError) error = NULL;
+    uint8_t byte;
+    support_run("qemu-img create -q --object secret,id=s,data=abc -f qcow2 "
+                "-o encrypt.format=aes,encrypt.key-secret=s a.qcow2 1M 2>/dev/null");
+    support_run("qemu-io --object secret,id=s,data=abc --image-opts -c 'write 64k 64k' "
+                "driver=qcow2,encrypt.key-secret=s,file.filename=a.qcow2 >/dev/null");
+    g_autofree char *path = support_path("a.qcow2");
+    cr_assert_null(qcow2_open_with(qcow2_open, path, &error));
+    cr_assert_eq(error->code, IMAGE_ERROR_UNSUPPORTED);
+    image *im = qcow2_open_with(qcow2_open_mapper, path, NULL);
+    cr_assert_not_null(im);
+    image_extent extent = extent_at(im, CLUSTER);
+    cr_assert_eq(extent.kind, IMAGE_EXTENT_DATA);
+    cr_assert_eq(extent.length, CLUSTER);
+    cr_assert_eq(extent.fd, -1); /* what lies there is not what the guest wrote */
+    cr_assert_eq(image_read(im, &byte, 0, 1), -ENOTSUP);
+    image_close(im);
+}
+
+/* An image made by hand: header, one cluster each for refcount table, refcount block, L1
+ * and L2, then data. Sparse, in memory, of any apparent size. */
+typedef struct craft {
+    int fd;
+    uint32_t cluster_bits;
+    uint64_t reftable, block, l1, l2, data; /* offsets */
+} craft;
+
+static void put_word(const craft *c, uint64_t offset, uint64_t value)
+{
+    value = GUINT64_TO_BE(value);
+    cr_assert_eq(pwrite(c->fd, &value, 8, (off_t)offset), 8);
+}
+
+static void put_field(const craft *c, uint64_t offset, uint32_t value)
+{
+    value = GUINT32_TO_BE(value);
+    cr_assert_eq(pwrite(c->fd, &value, 4, (off_t)offset), 4);
+}
+
+static void craft_geometry(craft *c, uint64_t size, uint32_t l1_entries)
+{
+    put_word(c, 24, size);
+    put_field(c, 36, l1_entries);
+}
+
+static craft craft_new(uint32_t version, uint32_t cluster_bits, uint64_t incompatible)
+{
+    uint64_t cluster = (uint64_t)1 << cluster_bits;
+    craft c = {.fd = memfd_create("image", MFD_CLOEXEC),
+               .cluster_bits = cluster_bits,
+               .reftable = cluster,
+               .block = 2 * cluster,
+               .l1 = 3 * cluster,
+               .l2 = 4 * cluster,
+               .data = 5 * cluster};
+    cr_assert_eq(ftruncate(c.fd, (off_t)(16 * cluster)), 0);
+    put_field(&c, 0, QCOW2_MAGIC);
+    put_field(&c, 4, version);
+    put_field(&c, 20, cluster_bits);
+    put_word(&c, 40, c.l1);
+    put_word(&c, 48, c.reftable);
+    put_field(&c, 56, 1);
+    put_word(&c, 72, incompatible);
+    put_field(&c, 96, 4);
+    put_field(&c, 100, 104);
+    put_word(&c, c.reftable, c.block);
+    put_word(&c, c.l1, c.l2 | COPIED);
+    craft_geometry(&c, 20 * cluster, 1);
+    return c;
+}
+
+static image *craft_open(const craft *c, GError **error)
+{
+    qcow2_header h;
+    if (!qcow2_header_read(c->fd, "/x", &h, error))
+        return NULL;
+    image *im = qcow2_open(dup(c->fd), -1, &h, "/x", error);
+    qcow2_header_clear(&h);
+    return im;
+}
+
+static qcow2_check craft_check(const craft *c)
+{
+    qcow2_header h;
+    qcow2_check check;
+    uint64_t size = (uint64_t)lseek(c->fd, 0, SEEK_END);
+    g_autoptr(GError) error = NULL;
+    cr_assert(qcow2_header_read(c->fd, "/x", &h, NULL));
+    cr_assert(qcow2_check_tables(c->fd, size, &h, "/x", &check, &error), "%s",
+              error ? error->message : "");
+    qcow2_header_clear(&h);
+    return check;
+}
+
+static void assert_refused(const craft *c, const char *text)
+{
+    g_autoptr(GError) error = NULL;
+    image *im = craft_open(c, &error);
+    cr_assert_null(im, "accepted: %s", text);
+    cr_assert_eq(error->code, IMAGE_ERROR_INVALID, "%s", error->message);
+    cr_assert(strstr(error->message, text), "'%s' is not in: %s", text, error->message);
+    cr_assert_null(strchr(error->message, '\n'));
+}
+
+/* Words of the L1 table, the L2 table and the refcount table that break a rule. Offsets
+ * are in clusters of 64 KiB: 0 header, 1 refcount table, 2 block, 3 L1, 4 L2, 16 end. */
+#define AT(n) ((uint64_t)(n)*CLUSTER)
+static const struct {
+    enum { IN_L1, IN_L2, IN_REFTABLE } where;
+    unsigned index;
+    uint64_t word;
+    const char *text;
+} bad_words[] = {
+    {IN_L1, 0, AT(4) | COPIED | 1, "reserved"},
+    {IN_L1, 0, AT(4) | PACKED, "reserved"},
+    {IN_L1, 0, AT(4) | (uint64_t)1 << 56, "reserved"},
+    {IN_L1, 0, AT(4) + 512, "not aligned"},
+    {IN_L1, 0, AT(16), "outside of the file"},
+    {IN_L1, 0, 0x00ffffffffff0000u, "outside of the file"},
+    {IN_L1, 0, COPIED, "copied flag"},
+    {IN_L1, 0, AT(1), "lies over the refcount table"},
+    {IN_L1, 0, AT(2), "is L2 table and refcount block at once"},
+    {IN_L1, 0, AT(3), "lies over the L1 table"},
+    {IN_L1, 1, AT(4), "is L2 table and another at once"},
+    {IN_L2, 0, AT(5) | 2, "reserved"},
+    {IN_L2, 0, AT(5) | 0x100, "reserved"},
+    {IN_L2, 0, AT(5) | (uint64_t)1 << 61, "reserved"},
+    {IN_L2, 0, COPIED, "copied flag"},
+    {IN_L2, 0, AT(5) + 512, "not aligned"},
+    {IN_L2, 0, AT(16) | COPIED, "past the end"},
+    {IN_L2, 0, 0x00ffffffffff0000u, "past the end"},
+    {IN_L2, 0, AT(16) | 1, "past the end"}, /* also below zeroes */
+    {IN_L2, 7, AT(1) | COPIED,
+     "offset 0x70000: the cluster at 0x10000 lies over the ref"},
+    {IN_L2, 0, AT(2) | COPIED, "lies over refcount block"},
+    {IN_L2, 0, AT(3) | COPIED, "lies over the L1 table"},
+    {IN_L2, 0, AT(4) | COPIED, "lies over L2 table"},
+    {IN_L2, 8191, AT(4) | COPIED, "lies over L2 table"}, /* behind the virtual size */
+    {IN_L2, 0, PACKED, "lies over the header"},
+    {IN_L2, 0, PACKED | COPIED | AT(5), "compressed"},
+    {IN_L2, 0, PACKED | AT(16), "reaches out of the file"},
+    {IN_L2, 0, PACKED | (AT(16) - 512) | (uint64_t)1 << 54, "reaches out of the file"},
+    {IN_L2, 0, PACKED | (((uint64_t)1 << 62) - 1), "reaches out of the file"},
+    {IN_L2, 0, PACKED | AT(4), "lies over L2 table"},
+    {IN_L2, 0, PACKED | (AT(4) - 1), "lies over the L1 table"},
+    {IN_L2, 0, PACKED | (AT(2) - 100) | (uint64_t)1 << 54, "lies over refcount block"},
+    {IN_REFTABLE, 0, AT(2) + 1, "refcount table entry 0 is not aligned"},
+    {IN_REFTABLE, 0, AT(2) + 512, "not aligned"},
+    {IN_REFTABLE, 0, AT(16), "outside of the file"},
+    {IN_REFTABLE, 0, (uint64_t)1 << 63, "outside of the file"},
+    {IN_REFTABLE, 9, AT(2), "is refcount block and another at once"},
+    {IN_REFTABLE, 9, AT(3), "lies over the L1 table"},
+};
+
+Test(qcow2_check, O3_bad_words_are_refused)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(bad_words); i++) {
+        craft c = craft_new(3, 16, 0);
+        craft_geometry(&c, 20 * CLUSTER, 2);
+        const uint64_t tables[] = {c.l1, c.l2, c.reftable};
+        put_word(&c, tables[bad_words[i].where] + 8 * bad_words[i].index,
+                 bad_words[i].word);
+        assert_refused(&c, bad_words[i].text);
+        close(c.fd);
+    }
+}
+
+Test(qcow2_check, O3_features_decide_what_is_valid)
+{
+    craft c = craft_new(2, 16, 0);
+    put_word(&c, c.l2, 1);
+    assert_refused(&c, "zero flag stands in a version 2");
+    put_field(&c, 4, 3);
+    put_word(&c, c.l2, c.data | COPIED | 1);
+    cr_assert(craft_check(&c).has_zero_clusters);
+    /* The same words in an image with extended L2. */
+    put_word(&c, 72, QCOW2_INCOMPAT_EXTL2);
+    assert_refused(&c, "reserved");
+    put_word(&c, c.l2, c.data | COPIED);
+    put_word(&c, c.l2 + 8, 0x0000000100000001u);
+    assert_refused(&c, "both allocated and zero");
+    put_word(&c, c.l2, 0);
+    put_word(&c, c.l2 + 8, 2);
+    assert_refused(&c, "allocated without a cluster");
+    put_word(&c, c.l2, PACKED | c.data);
+    assert_refused(&c, "subcluster bits stand on a compressed");
+    put_word(&c, c.l2, c.data | COPIED);
+    qcow2_check check = craft_check(&c);
+    cr_assert_eq(check.allocated_bytes, CLUSTER / 32);
+    cr_assert(!check.has_zero_clusters);
+    close(c.fd);
+}
+
+Test(qcow2_check, O3_data_files_hold_nothing_but_guest_offsets)
+{
+    craft c = craft_new(3, 16, QCOW2_INCOMPAT_DATA_FILE);
+    static const struct {
+        uint64_t word;
+        const char *text;
+    } rows[] = {{COPIED | 2 * CLUSTER, NULL},
+                {COPIED | 3 * CLUSTER, "not at its guest offset"},
+                {COPIED, "not at its guest offset"},
+                {PACKED | 2 * CLUSTER, "compressed"}};
+    for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autoptr(GError) error = NULL;
+        qcow2_header h;
+        qcow2_check check;
+        put_word(&c, c.l2 + 16, rows[i].word);
+        cr_assert(qcow2_header_read(c.fd, "/x", &h, NULL));
+        bool ok = qcow2_check_tables(c.fd, MIB, &h, "/x", &check, &error);
+        cr_assert_eq(ok, rows[i].text == NULL);
+        cr_assert(ok || strstr(error->message, rows[i].text), "%s", error->message);
+    }
+    close(c.fd);
+}
+
+Test(qcow2_check, O3_tables_of_fixed_place_do_not_overlap)
+{
+    craft c = craft_new(3, 16, 0);
+    put_word(&c, 40, c.reftable);
+    assert_refused(&c, "overlaps");
+    put_word(&c, 40, c.l1);
+    put_field(&c, 56, 3);
+    assert_refused(&c, "the L1 table overlaps the refcount table");
+    put_field(&c, 56, 1);
+    put_field(&c, 60, 1);
+    put_word(&c, 64, c.l2); /* of zeroes: one entry without a name */
+    put_word(&c, 40, c.l2);
+    assert_refused(&c, "overlaps");
+    put_word(&c, 40, c.l1);
+    put_word(&c, 64, c.data);
+    put_word(&c, c.data, c.l1);
+    put_field(&c, c.data + 8, 1);
+    assert_refused(&c, "a snapshot's L1 table");
+    put_word(&c, c.data, c.data + CLUSTER);
+    craft_check(&c);
+    put_word(&c, c.l2, (c.data + CLUSTER) | COPIED);
+    assert_refused(&c, "lies over a snapshot's L1 table");
+    close(c.fd);
+}
+
+Test(qcow2_check, O3_snapshot_tables_are_bounded)
+{
+    craft c = craft_new(3, 16, 0);
+    put_field(&c, 60, 2);
+    put_word(&c, 64, c.data);
+    put_word(&c, c.data, c.data + CLUSTER);
+    put_field(&c, c.data + 8, UINT32_MAX);
+    assert_refused(&c, "L1 table of snapshot 0");
+    put_field(&c, c.data + 8, 1);
+    put_word(&c, c.data, UINT64_MAX - CLUSTER + 1);
+    assert_refused(&c, "L1 table of snapshot 0");
+    put_word(&c, c.data, c.data + CLUSTER + 8);
+    assert_refused(&c, "L1 table of snapshot 0");
+    put_word(&c, c.data, c.data + CLUSTER);
+    put_field(&c, c.data + 36, 1025);
+    assert_refused(&c, "extra data");
+    put_field(&c, c.data + 36, 1024);
+    put_field(&c, c.data + 12, UINT32_MAX);
+    put_word(&c, c.data, c.data + 4 * CLUSTER); /* the names take more than a cluster */
+    craft_check(&c);
+    put_field(&c, 60, 65536);
+    put_word(&c, 64, 15 * CLUSTER);
+    assert_refused(&c, "snapshot table lies outside");
+    put_field(&c, 60, 1600); /* 40 bytes each do not reach the end, their names do */
+    put_word(&c, 15 * CLUSTER + 8, 0xffffffffu);
+    assert_refused(&c, "snapshot table reaches out");
+    close(c.fd);
+}
+
+Test(qcow2_check, what_was_seen_is_counted)
+{
+    craft c = craft_new(3, 16, 0);
+    uint64_t size = 3 * CLUSTER + 100;
+    craft_geometry(&c, size, 1);
+    qcow2_check check = craft_check(&c);
+    cr_assert(check.complete && !check.has_compressed && !check.has_zero_clusters);
+    cr_assert_eq(check.allocated_bytes, 0);
+    put_word(&c, c.l2, c.data | COPIED);
+    put_word(&c, c.l2 + 8, PACKED | (c.data + CLUSTER));
+    put_word(&c, c.l2 + 24, (c.data + 2 * CLUSTER) | COPIED);
+    put_word(&c, c.l2 + 32, (c.data + 3 * CLUSTER) | COPIED); /* behind the end */
+    check = craft_check(&c);
+    cr_assert(check.has_compressed && !check.has_short_clusters);
+    cr_assert_eq(check.allocated_bytes, 2 * CLUSTER + 100);
+    cr_assert_eq(ftruncate(c.fd, (off_t)(c.data + 3 * CLUSTER + 1)), 0);
+    cr_assert(!craft_check(&c).has_short_clusters);
+    put_word(&c, c.l2 + 24, (c.data + 3 * CLUSTER) | COPIED);
+    cr_assert(craft_check(&c).has_short_clusters);
+    close(c.fd);
+}
+
+Test(qcow2_map, a_last_cluster_partly_there_reads_zero)
+{
+    craft c = craft_new(3, 16, 0);
+    uint8_t buf[2 * CLUSTER], expected[2 * CLUSTER] = {0};
+    put_word(&c, c.l2, c.data | COPIED);
+    support_pattern(expected, 1000, 0, 1);
+    cr_assert_eq(pwrite(c.fd, expected, 1000, (off_t)c.data), 1000);
+    cr_assert_eq(ftruncate(c.fd, (off_t)c.data + 1000), 0);
+    image *im = craft_open(&c, NULL);
+    cr_assert_not_null(im);
+    cr_assert_eq(image_read(im, buf, 0, sizeof buf), 0);
+    cr_assert_eq(memcmp(buf, expected, sizeof buf), 0);
+    assert_extent(im, 0, IMAGE_EXTENT_DATA, CLUSTER);
+    image_close(im);
+    close(c.fd);
+}
+
+/* A machine's saved state lies in L2 tables behind the virtual size. */
+Test(qcow2_map, saved_state_behind_the_size_is_not_read)
+{
+    craft c = craft_new(3, 9, 0);
+    uint8_t buf[1024];
+    craft_geometry(&c, 64 * 512 - 100, 2);
+    put_word(&c, c.l2 + 63 * 8, c.data | COPIED);
+    put_word(&c, c.l1 + 8, (c.data + 512) | COPIED);
+    put_word(&c, c.data + 512, (c.data + 1024) | COPIED);
+    image *im = craft_open(&c, NULL);
+    cr_assert_not_null(im);
+    assert_extent(im, 63 * 512, IMAGE_EXTENT_DATA, 412);
+    cr_assert_eq(image_read(im, buf, im->size - 10, 10), 0);
+    cr_assert_eq(image_read(im, buf, im->size - 10, 11), -EINVAL);
+    image_close(im);
+    put_word(&c, c.data + 512, c.l1 | COPIED); /* and yet it is checked */
+    assert_refused(&c, "lies over the L1 table");
+    close(c.fd);
+}
+
+Test(qcow2_map, O3_a_damaged_compressed_cluster_is_an_error_of_its_own)
+{
+    static const uint32_t zstd_skippable[] = {0x184d2a50, 0};
+    for (unsigned zstd = 0; zstd < 2; zstd++) {
+        craft c = craft_new(3, 16, zstd ? QCOW2_INCOMPAT_COMPRESSION : 0);
+        uint8_t buf[512];
+        put_field(&c, 100, 112);
+        put_field(&c, 104, zstd << 24);
+        put_word(&c, c.l2, PACKED | c.data);
+        put_word(&c, c.l2 + 8, PACKED | (c.data + CLUSTER) | (uint64_t)255 << 54);
+        pwrite(c.fd, zstd_skippable, 8, (off_t)c.data);
+        memset(buf, 0xff, sizeof buf);
+        pwrite(c.fd, buf, sizeof buf, (off_t)(c.data + CLUSTER));
+        image *im = craft_open(&c, NULL);
+        cr_assert_not_null(im);
+        cr_assert_eq(image_read(im, buf, 0, 1), -EIO);
+        cr_assert_eq(image_read(im, buf, CLUSTER + 5, 512), -EIO);
+        cr_assert_eq(image_read(im, buf, 2 * CLUSTER - 1, 2), -EIO);
+        cr_assert_eq(image_read(im, buf, 2 * CLUSTER, 512), 0);
+        image_close(im);
+        close(c.fd);
+    }
+}
+
+static uint64_t memory_now(void)
+{
+    size_t length;
+    g_autofree char *statm = (char *)support_load("/proc/self/statm", &length);
+    return g_ascii_strtoull(strchr(statm, ' '), NULL, 10) * (uint64_t)getpagesize();
+}
+
+static uint64_t peak_memory(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (uint64_t)usage.ru_maxrss * KIB;
+}
+
+static double processor_seconds(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
+
+/* The most that the format allows: 4 Mi entries of L1, each with an L2 table, a million
+ * refcount blocks, in a file of an apparent 2^50 bytes, so that no bitmap of it fits. */
+static craft craft_monster(void)
+{
+    enum { L1_ENTRIES = 4 * MIB, BLOCKS = MIB };
+    craft c = craft_new(3, 9, 0);
+    g_autofree uint64_t *words = g_new(uint64_t, L1_ENTRIES);
+    uint64_t tables = (uint64_t)1 << 40;
+    cr_assert_eq(ftruncate(c.fd, (off_t)1 << 50), 0);
+    put_word(&c, 40, 64 * MIB);
+    put_word(&c, 48, 128 * MIB);
+    put_field(&c, 56, 8 * MIB / 512);
+    craft_geometry(&c, (uint64_t)L1_ENTRIES * 64 * 512, L1_ENTRIES);
+    /* Not in order, and alike in the low bits of the cluster's number. */
+    for (uint64_t i = 0; i < L1_ENTRIES; i++) {
+        uint64_t n = i * 2654435761u % L1_ENTRIES;
+        words[i] = GUINT64_TO_BE((tables + n * 64 * MIB) | COPIED);
+    }
+    pwrite(c.fd, words, L1_ENTRIES * 8, 64 * MIB);
+    for (uint64_t i = 0; i < BLOCKS; i++)
+        words[i] = GUINT64_TO_BE(tables + i * 64 * MIB + 512);
+    pwrite(c.fd, words, BLOCKS * 8, 128 * MIB);
+    return c;
+}
+
+Test(qcow2_check, O3_the_largest_tables_take_bounded_memory)
+{
+    craft c = craft_monster();
+    uint64_t before = memory_now();
+    double start = processor_seconds();
+    image *im = craft_open(&c, NULL);
+    double seconds = processor_seconds() - start;
+    uint64_t used = peak_memory() - before;
+    cr_assert_not_null(im);
+    uint8_t byte = 1;
+    cr_assert_eq(image_read(im, &byte, im->size - 1, 1), 0);
+    cr_assert_eq(byte, 0);
+    fprintf(stderr, "monster: %" PRIu64 " KiB, %.2f s\n", used / KIB, seconds);
+#if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
+    cr_assert_leq(used, 64 * MIB, "%" PRIu64 " bytes", used);
+#endif
+    image_close(im);
+    /* Some table, anywhere, that stands twice is still found. */
+    put_word(&c, 64 * MIB + 8 * 3999999, ((uint64_t)1 << 40) + 512);
+    assert_refused(&c, "at once");
+    close(c.fd);
+}
+
+/* More than 64 MiB of L2 tables: the check stops, and lookups check for themselves. */
+Test(qcow2_check, O3_what_the_check_did_not_reach_is_checked_at_lookup)
+{
+    enum { TABLES = 40 };
+    craft c = craft_new(3, 21, 0);
+    uint64_t cluster = 2 * MIB;
+    uint8_t buf[512];
+    cr_assert_eq(ftruncate(c.fd, (off_t)(100 * cluster)), 0);
+    craft_geometry(&c, TABLES * (cluster << 18), TABLES);
+    for (unsigned i = 0; i < TABLES; i++)
+        put_word(&c, c.l1 + 8 * i, (c.l2 + i * cluster) | COPIED);
+    cr_assert(!craft_check(&c).complete);
+    uint64_t last = c.l2 + (TABLES - 1) * cluster;
+    uint64_t guest = (TABLES - 1) * (cluster << 18);
+    put_word(&c, last, (99 * cluster) | COPIED);
+    put_word(&c, last + 8, (99 * cluster + 512) | COPIED);
+    put_word(&c, last + 16, (100 * cluster) | COPIED);
+    put_word(&c, last + 24, c.l1 | COPIED);
+    put_word(&c, last + 32, PACKED | c.reftable);
+    image *im = craft_open(&c, NULL);
+    cr_assert_not_null(im);
+    assert_extent(im, guest, IMAGE_EXTENT_DATA, cluster);
+    for (unsigned i = 0; i < 6; i++) {
+        bool bad = i >= 1 && i <= 4;
+        cr_assert_eq(image_read(im, buf, guest + i * cluster, 512), bad ? -EIO : 0, "%u",
+                     i);
+    }
+    cr_assert_eq(image_read(im, buf, guest + cluster - 256, 512), -EIO);
+    image_close(im);
+    put_word(&c, c.l2 + 8,
+             (99 * cluster + 512) | COPIED); /* where the check does reach */
+    assert_refused(&c, "not aligned");
+    close(c.fd);
+}
+
+/* All kinds of images that qemu-img makes pass the check completely. */
+Test(qcow2_check, images_of_qemu_img_pass)
+{
+    static const char *const clusters[] = {"512", "4k", "64k", "2M"};
+    static const char *const options[] = {
+        "compat=0.10",
+        "compat=0.10,preallocation=full",
+        "refcount_bits=1,preallocation=metadata",
+        "refcount_bits=64,lazy_refcounts=on",
+        "compression_type=zstd,preallocation=falloc",
+        "data_file=q.data,preallocation=metadata",
+        "data_file=q.data,data_file_raw=on,refcount_bits=2",
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(clusters); i++) {
+        for (size_t k = 0; k < G_N_ELEMENTS(options); k++) {
+            support_run(
+                "qemu-img create -q -f qcow2 -o cluster_size=%s,%s q.qcow2 3000000",
+                clusters[i], options[k]);
+            image *im = open_image("q.qcow2");
+            cr_assert_eq(im->size, 3000320);
+            image_close(im);
+        }
+    }
+    support_run("qemu-img create -q -f qcow2 b.qcow2 3M");
+    support_run("qemu-img bitmap --add b.qcow2 changes");
+    support_run("qemu-io -f qcow2 -c 'write 1M 70k' b.qcow2 >/dev/null");
+    support_run("qemu-img resize -q --shrink b.qcow2 2M");
+    image *im = open_image("b.qcow2");
+    assert_extent(im, MIB, IMAGE_EXTENT_DATA, 2 * CLUSTER);
+    image_close(im);
+    support_run("qemu-img create -q -f qcow2 empty.qcow2 0");
+    image_close(open_image("empty.qcow2"));
+}
