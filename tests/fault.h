@@ -1,0 +1,36 @@
+/*
+ * fault.h: replicas that fail, tear and recover on command. Only for faults that cannot
+ * be had from a file system; where a truncated or corrupted file does, use that.
+ *
+ * A program that links fault.o is linked with --wrap for the chain_* functions below
+ * (Makefile: FAULT_WRAP), so every call that the disk makes passes here first. Set faults
+ * while no request is running.
+ */
+#ifndef TESTS_FAULT_H
+#define TESTS_FAULT_H
+
+#include "formats/chain.h"
+
+typedef enum fault_kind {
+    FAULT_READ,   /* chain_prepare_read, chain_read */
+    FAULT_WRITE,  /* chain_prepare_write */
+    FAULT_CLEAR,  /* chain_write_zeroes, chain_discard */
+    FAULT_RESIZE, /* chain_resize to another size; offset and length are ignored */
+    FAULT_FLUSH,  /* chain_flush; offset and length are ignored */
+} fault_kind;
+
+typedef struct fault {
+    const chain *chain;
+    fault_kind kind;
+    uint64_t offset, length; /* what touches this range fails; length 0: everything */
+    int error;               /* positive errno */
+    uint64_t torn;           /* so many bytes of a write are written all the same */
+    unsigned times;          /* then it is gone; 0: for ever */
+} fault;
+
+void fault_add(fault f);
+void fault_clear(void);
+/* How often any fault struck since fault_clear. */
+unsigned fault_hits(void);
+
+#endif
