@@ -42,20 +42,6 @@
 #define NOBODY        65534
 #define REPLACE_EVERY 16 /* reads between two looks at the size of the heap */
 
-/* A sanitizer's runtime maps shadow memory without bound and makes calls of its own when
- * it reports: no address space limit and no filter in such builds, which nobody ships. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||               \
-    __has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
-
 #if defined(__x86_64__)
 #define SECCOMP_ARCH AUDIT_ARCH_X86_64
 #elif defined(__aarch64__)
@@ -73,7 +59,7 @@ typedef struct helper {
 
 /* ---- the sandbox ------------------------------------------------------------------ */
 
-#if defined(SECCOMP_ARCH) && !SANITIZED
+#if defined(SECCOMP_ARCH) && !LIBQCOW_SANITIZED
 #define LOAD(field)                                                                      \
     BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
 #define ALLOW(name)                                                                      \
@@ -147,7 +133,7 @@ static bool limits_set(uint64_t address_space)
 {
     /* The first three descriptors are taken: there will be no new one. */
     bool set = limit(RLIMIT_NOFILE, 3) && limit(RLIMIT_FSIZE, 0) && limit(RLIMIT_CORE, 0);
-    return set && (SANITIZED || limit(RLIMIT_AS, address_space));
+    return set && (LIBQCOW_SANITIZED || limit(RLIMIT_AS, address_space));
 }
 
 /* In a user namespace without such an id this cannot be had; the filter, which is the
@@ -225,7 +211,7 @@ static wire_status layer_open(libqcow_file_t **file, int fd, uint64_t size,
         return WIRE_OPEN_FAILED;
     /* The key itself: as a password libqcow would convert its characters. */
     if (opening->has_key &&
-        libqcow_file_set_keys(*file, opening->key, 8 * LIBQCOW_KEY_BYTES, NULL) != 1)
+        libqcow_file_set_keys(*file, opening->key, LIBQCOW_KEY_BYTES, NULL) != 1)
         return WIRE_OPEN_FAILED;
     if (libqcow_file_open(*file, path, LIBQCOW_OPEN_READ, NULL) != 1)
         return WIRE_OPEN_FAILED;

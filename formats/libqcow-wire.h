@@ -20,6 +20,19 @@
 #define LIBQCOW_BUFFER_BYTES (1u << 20)
 #define LIBQCOW_KEY_BYTES    16
 
+/* A sanitizer's runtime maps shadow memory without bound and makes calls of its own when
+ * it reports: no address space limit and no filter in such builds, which nobody ships. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define LIBQCOW_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define LIBQCOW_SANITIZED 1
+#endif
+#endif
+#ifndef LIBQCOW_SANITIZED
+#define LIBQCOW_SANITIZED 0
+#endif
+
 typedef struct wire_open {
     uint32_t sequence;
     uint32_t n_layers;

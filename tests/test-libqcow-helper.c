@@ -1,0 +1,498 @@
+/*
+ * The helper process as such: what it may do, what happens when it dies, hangs or lies,
+ * and that nothing of it is left behind.
+ */
+#include "tests/libqcow-open.h"
+#include <dirent.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+static void image_make(void)
+{
+    source_make("source.raw");
+    support_run("qemu-img convert -f raw -O qcow2 source.raw a.qcow2");
+}
+
+/* Gone and waited for: neither running nor a zombie. */
+static void assert_gone(pid_t pid)
+{
+    cr_assert_lt(kill(pid, 0), 0, "process %d is still there", (int)pid);
+    cr_assert_eq(errno, ESRCH);
+}
+
+static unsigned descriptors(void)
+{
+    unsigned n = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* ---- death ------------------------------------------------------------------------ */
+
+Test(libqcow_helper, killed_between_reads)
+{
+    uint64_t seed = support_seed();
+    image_make();
+    image *im = run_open("a.qcow2");
+    for (unsigned i = 0; i < 3; i++) {
+        pid_t pid = libqcow_helper_pid(im);
+        cr_assert_eq(kill(pid, SIGKILL), 0);
+        assert_reads(im, "source.raw", &seed);
+        cr_assert_neq(libqcow_helper_pid(im), pid);
+        assert_gone(pid);
+    }
+    image_close(im);
+}
+
+typedef struct killer {
+    image *im;
+    atomic_uint reads; /* that have succeeded */
+    atomic_bool stop;
+    unsigned kills;
+} killer;
+
+/* Kills at any moment, but no two helpers for one request. */
+static void *kill_again_and_again(void *data)
+{
+    killer *k = data;
+    unsigned seen = 0;
+    while (!atomic_load(&k->stop)) {
+        unsigned reads = atomic_load(&k->reads);
+        pid_t pid = libqcow_helper_pid(k->im);
+        if (reads >= seen + 2 && pid > 0 && kill(pid, SIGKILL) == 0) {
+            seen = reads;
+            k->kills++;
+        }
+        usleep(300);
+    }
+    return NULL;
+}
+
+Test(libqcow_helper, killed_in_the_middle_of_reads)
+{
+    image_make();
+    killer k = {.im = run_open("a.qcow2")};
+    g_autofree char *path = support_path("source.raw");
+    size_t length = 0;
+    g_autofree uint8_t *want = support_load(path, &length);
+    g_autofree uint8_t *got = g_malloc(length);
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, kill_again_and_again, &k), 0);
+    for (unsigned i = 0; i < 200; i++) {
+        memset(got, 0, length);
+        cr_assert_eq(image_read(k.im, got, i * 512, length - i * 512), 0);
+        cr_assert_eq(memcmp(got, want + i * 512, length - i * 512), 0);
+        atomic_fetch_add(&k.reads, 1);
+    }
+    atomic_store(&k.stop, true);
+    pthread_join(thread, NULL);
+    cr_assert_gt(k.kills, 0);
+    image_close(k.im);
+    cr_assert_lt(waitpid(-1, NULL, WNOHANG), 0);
+}
+
+Test(libqcow_helper, stopped_is_replaced_after_the_timeout)
+{
+    uint64_t seed = support_seed();
+    image_make();
+    libqcow_options options = {.timeout_ms = 300};
+    image *im = run_open_with("a.qcow2", &options);
+    pid_t pid = libqcow_helper_pid(im);
+    cr_assert_eq(kill(pid, SIGSTOP), 0);
+    assert_reads(im, "source.raw", &seed);
+    cr_assert_neq(libqcow_helper_pid(im), pid);
+    assert_gone(pid);
+    image_close(im);
+}
+
+Test(libqcow_helper, goes_when_the_daemon_goes)
+{
+    image_make();
+    int ends[2];
+    cr_assert_eq(pipe(ends), 0);
+    pid_t daemon = fork();
+    if (daemon == 0) {
+        pid_t pid = libqcow_helper_pid(run_open("a.qcow2"));
+        _exit(write(ends[1], &pid, sizeof pid) != (ssize_t)sizeof pid);
+    }
+    pid_t pid = 0;
+    cr_assert_eq(read(ends[0], &pid, sizeof pid), (ssize_t)sizeof pid);
+    int pidfd = pidfd_open(pid, 0);
+    struct pollfd entry = {.fd = pidfd, .events = POLLIN};
+    if (pidfd >= 0) /* else it has gone already */
+        cr_assert_eq(poll(&entry, 1, 10000), 1, "the helper outlives its daemon");
+    waitpid(daemon, NULL, 0);
+}
+
+/* ---- the sandbox ------------------------------------------------------------------ */
+
+static void assert_status(const char *status, const char *line)
+{
+    cr_assert_not_null(strstr(status, line), "no '%s' in:\n%s", line, status);
+}
+
+Test(libqcow_sandbox, status_says_locked_in)
+{
+    image_make();
+    image *im = run_open("a.qcow2");
+    g_autofree char *status =
+        support_output("cat /proc/%d/status", libqcow_helper_pid(im));
+    assert_status(status, "NoNewPrivs:\t1");
+    assert_status(status, LIBQCOW_SANITIZED ? "Seccomp:\t0" : "Seccomp:\t2");
+    if (geteuid() == 0) {
+        assert_status(status, "Uid:\t65534\t65534\t65534\t65534");
+        assert_status(status, "Gid:\t65534\t65534\t65534\t65534");
+        assert_status(status, "CapEff:\t0000000000000000");
+    }
+    image_close(im);
+}
+
+Test(libqcow_sandbox, has_no_descriptor_but_its_own)
+{
+    image_make();
+    support_run("qemu-img create -q -f qcow2 -b a.qcow2 -F qcow2 b.qcow2");
+    int leak = dup(STDERR_FILENO); /* without O_CLOEXEC */
+    cr_assert_gt(leak, STDERR_FILENO);
+    image *im = run_open("b.qcow2 a.qcow2");
+    close(leak);
+    if (geteuid() != 0)
+        cr_skip_test("only root may look into a process that is not dumpable");
+    g_autofree char *list = support_output("for f in /proc/%d/fd/*; do readlink $f; done",
+                                           libqcow_helper_pid(im));
+    g_auto(GStrv) lines = g_strsplit(g_strchomp(list), "\n", -1);
+    unsigned images = 0, others = 0;
+    for (unsigned i = 0; lines[i]; i++) {
+        bool known =
+            g_str_has_prefix(lines[i], "socket:") || strcmp(lines[i], "/dev/null") == 0;
+        images += g_str_has_suffix(lines[i], ".qcow2");
+        others += !known && !g_str_has_suffix(lines[i], ".qcow2");
+    }
+    cr_assert_eq(images, 2);
+    cr_assert_eq(others, 0);
+    image_close(im);
+}
+
+Test(libqcow_sandbox, memory_is_bounded)
+{
+    if (LIBQCOW_SANITIZED)
+        cr_skip_test("no limit under a sanitizer");
+    image_make();
+    image *im = run_open("a.qcow2");
+    g_autofree char *limits =
+        support_output("awk '/address space/ { print $4 } /open files/ { print $4 } "
+                       "/core file/ { print $5 }' /proc/%d/limits",
+                       libqcow_helper_pid(im));
+    g_auto(GStrv) values = g_strsplit(limits, "\n", -1);
+    cr_assert_str_eq(values[0], "0");
+    cr_assert_str_eq(values[1], "3");
+    cr_assert_leq(g_ascii_strtoull(values[2], NULL, 10), (guint64)1 << 30);
+    image_close(im);
+}
+
+/* 300 clusters of 2 MiB do not fit: the helper asks to be replaced in time. */
+Test(libqcow_sandbox, replaced_before_its_memory_ends)
+{
+    enum { MIB = 1 << 20, CLUSTERS = 300 };
+    if (LIBQCOW_SANITIZED)
+        cr_skip_test("a sanitizer's allocator does not tell its size");
+    support_run("qemu-img create -q -f qcow2 -o cluster_size=2M,preallocation=metadata "
+                "a.qcow2 600M && qemu-io -c 'write -P 1 300M 1M' -c 'write -P 2 599M 1M' "
+                "a.qcow2 >/dev/null");
+    image *im = run_open("a.qcow2");
+    pid_t pid = libqcow_helper_pid(im);
+    g_autofree uint8_t *got = g_malloc(MIB), *want = g_malloc(MIB);
+    for (unsigned i = 0; i < 2 * CLUSTERS; i++) {
+        memset(want, i == 300 ? 1 : i == 599 ? 2 : 0, MIB);
+        cr_assert_eq(image_read(im, got, (uint64_t)i * MIB, MIB), 0);
+        cr_assert_eq(memcmp(got, want, MIB), 0);
+    }
+    cr_assert_neq(libqcow_helper_pid(im), pid);
+    assert_gone(pid);
+    image_close(im);
+}
+
+/* ---- lies ------------------------------------------------------------------------- */
+
+typedef enum lie {
+    LIE_NOT_ONE_WORD,
+    LIE_HANG,
+    LIE_SHORT_REPLY,
+    LIE_LONG_REPLY,
+    LIE_SEQUENCE,
+    LIE_STATUS,
+    LIE_OPEN_STATUS,
+    LIE_LENGTH,
+    LIE_REPLACE,
+    LIE_TWICE, /* a second reply: the next request must not take it for its own */
+    LIE_DIE,   /* without an answer, in the middle of the read */
+    LIE_COUNT,
+} lie;
+
+static lie told;
+static bool lies_at_open;
+static atomic_uint spawned;
+static int (*real_spawn)(int socket, pid_t *ret_pid);
+
+static void reply_with_lie(int socket, uint32_t sequence, uint32_t value)
+{
+    struct {
+        wire_reply reply;
+        uint32_t more;
+    } out = {.reply = {.sequence = sequence, .value = value}};
+    size_t length = sizeof out.reply;
+    if (told == LIE_HANG)
+        pause();
+    if (told == LIE_NOT_ONE_WORD || told == LIE_DIE)
+        _exit(0);
+    if (told == LIE_SHORT_REPLY)
+        length -= 4;
+    if (told == LIE_LONG_REPLY)
+        length += 4;
+    if (told == LIE_SEQUENCE)
+        out.reply.sequence++;
+    if (told == LIE_STATUS)
+        out.reply.status = WIRE_STATUS_COUNT;
+    if (told == LIE_OPEN_STATUS)
+        out.reply.status = lies_at_open ? WIRE_READ_FAILED : WIRE_KEY_MISSING;
+    if (told == LIE_LENGTH)
+        out.reply.value = value + 1;
+    if (told == LIE_REPLACE)
+        out.reply.replace = 2;
+    send(socket, &out, length, MSG_NOSIGNAL);
+    if (told == LIE_TWICE)
+        send(socket, &out, length, MSG_NOSIGNAL);
+}
+
+static _Noreturn void liar_run(int socket)
+{
+    wire_open opening;
+    if (recv(socket, &opening, sizeof opening, 0) != (ssize_t)sizeof opening)
+        _exit(1);
+    wire_reply welcome = {.sequence = opening.sequence};
+    if (lies_at_open)
+        reply_with_lie(socket, opening.sequence, 0);
+    else
+        send(socket, &welcome, sizeof welcome, MSG_NOSIGNAL);
+    wire_read request;
+    while (recv(socket, &request, sizeof request, 0) == (ssize_t)sizeof request)
+        reply_with_lie(socket, request.sequence, request.length);
+    _exit(0);
+}
+
+static int liar_spawn(int socket, pid_t *ret_pid)
+{
+    atomic_fetch_add(&spawned, 1);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int own = dup2(socket, 3);
+        closefrom(own + 1); /* as exec would: the other end must close */
+        liar_run(own);
+    }
+    *ret_pid = pid;
+    return pid < 0 ? -errno : 0;
+}
+
+static void liars_in(void)
+{
+    if (!real_spawn)
+        real_spawn = libqcow_spawn;
+    libqcow_spawn = liar_spawn;
+    atomic_store(&spawned, 0);
+}
+
+static void liars_out(void)
+{
+    libqcow_spawn = real_spawn;
+}
+
+/* A request that every helper answers with the lie: it fails, and nothing else. */
+Test(libqcow_liar, read_fails_and_the_next_one_is_right)
+{
+    image_make();
+    uint64_t seed = support_seed();
+    libqcow_options options = {.timeout_ms = 2000};
+    uint8_t got[4096];
+    for (told = LIE_NOT_ONE_WORD; told < LIE_COUNT; told++) {
+        if (told == LIE_HANG || told == LIE_TWICE)
+            continue;
+        liars_in();
+        image *im = run_open_with("a.qcow2", &options);
+        cr_assert_eq(image_read(im, got, 0, sizeof got), -EIO, "lie %d", (int)told);
+        cr_assert_eq(atomic_load(&spawned), 2, "lie %d", (int)told);
+        cr_assert_eq(libqcow_helper_pid(im), 0);
+        cr_assert_lt(waitpid(-1, NULL, WNOHANG), 0, "a zombie");
+        liars_out();
+        assert_reads(im, "source.raw", &seed);
+        image_close(im);
+    }
+}
+
+Test(libqcow_liar, second_helper_may_save_the_request)
+{
+    image_make();
+    uint64_t seed = support_seed();
+    told = LIE_DIE;
+    liars_in();
+    image *im = run_open("a.qcow2");
+    liars_out();
+    assert_reads(im, "source.raw", &seed);
+    image_close(im);
+}
+
+Test(libqcow_liar, late_reply_is_not_taken_for_the_next)
+{
+    image_make();
+    uint8_t got[512];
+    told = LIE_TWICE;
+    liars_in();
+    image *im = run_open("a.qcow2");
+    cr_assert_eq(image_read(im, got, 0, sizeof got), 0);
+    cr_assert_eq(atomic_load(&spawned), 1);
+    cr_assert_eq(image_read(im, got, 512, sizeof got), 0);
+    cr_assert_eq(atomic_load(&spawned), 2, "the second reply of the first was believed");
+    liars_out();
+    image_close(im);
+}
+
+Test(libqcow_liar, silence_is_a_timeout)
+{
+    image_make();
+    uint8_t got[512];
+    libqcow_options options = {.timeout_ms = 100};
+    told = LIE_HANG;
+    liars_in();
+    image *im = run_open_with("a.qcow2", &options);
+    cr_assert_eq(image_read(im, got, 0, sizeof got), -ETIMEDOUT);
+    cr_assert_eq(atomic_load(&spawned), 2);
+    cr_assert_lt(waitpid(-1, NULL, WNOHANG), 0, "a zombie");
+    liars_out();
+    image_close(im);
+}
+
+Test(libqcow_liar, open_fails_in_one_line)
+{
+    image_make();
+    libqcow_options options = {.timeout_ms = 100};
+    lies_at_open = true;
+    unsigned before = descriptors();
+    liars_in();
+    for (told = LIE_NOT_ONE_WORD; told <= LIE_STATUS; told++) {
+        GError *error = NULL;
+        cr_assert_null(run_try("a.qcow2", &options, &error));
+        cr_assert(g_error_matches(error, IMAGE_ERROR, IMAGE_ERROR_IO));
+        cr_assert(g_str_has_prefix(error->message, "a.qcow2: the decoder process "));
+        cr_assert_lt(waitpid(-1, NULL, WNOHANG), 0, "a zombie");
+        g_clear_error(&error);
+    }
+    liars_out();
+    /* The mapper of a failed open was ours to close or theirs: nothing is left. */
+    cr_assert_eq(descriptors(), before);
+}
+
+/* ---- hostile images, leaks, threads ----------------------------------------------- */
+
+/* Past our own check on purpose: whatever libqcow does with it, the daemon goes on. */
+Test(libqcow_helper, hostile_images_hurt_nobody)
+{
+    uint64_t seed = support_seed();
+    source_make("source.raw");
+    support_run(
+        "head -c 500k source.raw > part.raw && qemu-img convert -f raw -O qcow2 -c "
+        "-o cluster_size=4k part.raw good.qcow2 && "
+        "qemu-img convert -f raw -O qcow part.raw good.qcow");
+    libqcow_options options = {.timeout_ms = 300};
+    g_autofree uint8_t *got = g_malloc(1 << 20);
+    for (unsigned i = 0; i < 60; i++) {
+        const char *good = i % 2 ? "good.qcow" : "good.qcow2";
+        g_autofree char *path = support_path("%s", good), *bad = support_path("bad");
+        size_t length = 0;
+        g_autofree uint8_t *bytes = support_load(path, &length);
+        for (unsigned n = 0; n < 40; n++) {
+            size_t at = support_random(&seed) % (n % 4 ? length : 8192);
+            bytes[at < 32 ? 32 : at] = (uint8_t)support_random(&seed);
+        }
+        support_save(bad, bytes, length);
+        libqcow_layer layer = {.fd = scratch_open("bad"),
+                               .filename = "bad",
+                               .version = i % 2 ? 1 : 3,
+                               .size = 500 << 10,
+                               .cluster_size = 4096};
+        GError *error = NULL;
+        image *im = libqcow_open(&layer, 1, &options, &error);
+        g_clear_error(&error);
+        if (im)
+            for (uint64_t at = 0; at < im->size; at += 64 << 10)
+                image_read(im, got, at, MIN(im->size - at, 64u << 10));
+        image_close(im);
+    }
+    cr_assert_lt(waitpid(-1, NULL, WNOHANG), 0, "a zombie");
+}
+
+Test(libqcow_helper, nothing_is_left_after_fifty_opens)
+{
+    image_make();
+    uint8_t got[512];
+    unsigned before = descriptors();
+    for (unsigned i = 0; i < 50; i++) {
+        image *im = run_open("a.qcow2");
+        pid_t pid = libqcow_helper_pid(im);
+        cr_assert_eq(image_read(im, got, 0, sizeof got), 0);
+        image_close(im);
+        assert_gone(pid);
+    }
+    cr_assert_eq(descriptors(), before);
+}
+
+typedef struct reader {
+    image *im;
+    const uint8_t *want;
+    size_t length;
+    uint64_t seed;
+    bool right;
+} reader;
+
+static void *read_at_random(void *data)
+{
+    reader *r = data;
+    g_autofree uint8_t *got = g_malloc(70000);
+    r->right = true;
+    for (unsigned i = 0; i < 300 && r->right; i++) {
+        size_t part = support_random(&r->seed) % 70000;
+        uint64_t offset = support_random(&r->seed) % (r->length - part);
+        r->right = image_read(r->im, got, offset, part) == 0 &&
+                   memcmp(got, r->want + offset, part) == 0;
+    }
+    return NULL;
+}
+
+Test(libqcow_helper, threads_take_turns)
+{
+    image_make();
+    g_autofree char *path = support_path("source.raw");
+    size_t length = 0;
+    g_autofree uint8_t *want = support_load(path, &length);
+    image *im = run_open("a.qcow2");
+    pthread_t threads[4];
+    reader readers[4];
+    uint64_t seed = support_seed();
+    for (unsigned i = 0; i < 4; i++) {
+        readers[i] = (reader){im, want, length, seed + i, false};
+        cr_assert_eq(pthread_create(&threads[i], NULL, read_at_random, &readers[i]), 0);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        cr_assert(readers[i].right);
+    }
+    image_close(im);
+}
