@@ -245,10 +245,9 @@ static wire_status layers_open(helper *h, const int *fds, const wire_open *openi
 
 static bool buffer_map(helper *h, int fd)
 {
-    void *memory =
+    h->buffer =
         mmap(NULL, LIBQCOW_BUFFER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    h->buffer = memory == MAP_FAILED ? NULL : memory;
-    return h->buffer != NULL;
+    return h->buffer != MAP_FAILED;
 }
 
 static void reply_send(const wire_reply *reply)

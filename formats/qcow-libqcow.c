@@ -176,7 +176,7 @@ static void libqcow_close(image *im)
         image_close(lq->mappers[i]);
     for (unsigned i = 0; i < lq->n_files; i++)
         close(lq->fds[i]);
-    if (lq->buffer)
+    if (lq->buffer != MAP_FAILED)
         munmap(lq->buffer, LIBQCOW_BUFFER_BYTES);
     if (lq->memory_fd >= 0)
         close(lq->memory_fd);
@@ -237,10 +237,9 @@ static bool buffer_create(libqcow_image *lq)
     if (lq->memory_fd < 0 || ftruncate(lq->memory_fd, LIBQCOW_BUFFER_BYTES) < 0 ||
         fcntl(lq->memory_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         return false;
-    void *memory = mmap(NULL, LIBQCOW_BUFFER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED,
-                        lq->memory_fd, 0);
-    lq->buffer = memory == MAP_FAILED ? NULL : memory;
-    return lq->buffer != NULL;
+    lq->buffer = mmap(NULL, LIBQCOW_BUFFER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED,
+                      lq->memory_fd, 0);
+    return lq->buffer != MAP_FAILED;
 }
 
 static void opening_describe(libqcow_image *lq, const libqcow_layer *layers,
@@ -338,6 +337,7 @@ static libqcow_image *image_new(const libqcow_layer *layers, unsigned n_layers)
     lq->base.size = layers[0].size;
     lq->base.read_only = true;
     lq->memory_fd = -1;
+    lq->buffer = MAP_FAILED;
     g_mutex_init(&lq->lock);
     for (unsigned i = 0; i < n_layers; i++) {
         lq->fds[lq->n_files++] = layers[i].fd;
