@@ -28,7 +28,7 @@ digest() { dd if="$1" bs=1M iflag=direct status=none | sha256sum | cut -d' ' -f1
 step "Three replicas of one 64 MiB disk, each an overlay on a base image of its own"
 mkdir a b c mnt state
 # A disk with a recognisable content: 48 MiB of data, then nothing.
-yes 'quorumfs keeps disks alive' | head -c 48M >content.raw
+head -c 48M < <(yes 'quorumfs keeps disks alive') >content.raw
 truncate -s 64M content.raw
 for r in a b c; do
     qemu-img convert -q -f raw -O qcow2 content.raw $r/base.qcow2
