@@ -56,7 +56,7 @@ static io_list *get_list(void)
 }
 
 /* This thread's buffer for the second opinion of decoder=both. */
-static uint8_t *get_buffer(size_t length)
+static chain_buffer *get_buffer(size_t length)
 {
     chain_buffer *buffer = g_private_get(&this_buffer);
     if (!buffer) {
@@ -68,7 +68,7 @@ static uint8_t *get_buffer(size_t length)
         buffer->bytes = g_malloc(length);
         buffer->capacity = length;
     }
-    return buffer->bytes;
+    return buffer;
 }
 
 static bool continues(const io_op *op, const io_op *next)
@@ -187,13 +187,13 @@ static int read_now(const chain_stack *stack, void *buf, uint64_t offset, size_t
 
 static int read_both(chain *c, void *buf, uint64_t offset, size_t length)
 {
-    uint8_t *second = get_buffer(length);
+    const chain_buffer *second = get_buffer(length);
     int error = read_now(&c->stack, buf, offset, length);
     if (!error)
-        error = read_now(&c->check, second, offset, length);
+        error = read_now(&c->check, second->bytes, offset, length);
     if (error)
         return error;
-    return memcmp(buf, second, length) ? -EBADMSG : 0;
+    return memcmp(buf, second->bytes, length) ? -EBADMSG : 0;
 }
 
 int chain_read(chain *c, void *buf, uint64_t offset, size_t length)

@@ -35,7 +35,7 @@ static int lock_set(int fd, short type, off_t start, off_t length)
 static int lock_take(int fd, off_t base, unsigned bits)
 {
     for (int i = 0; i < PERM_COUNT; i++) {
-        int error = bits & (1u << i) ? lock_set(fd, F_RDLCK, base + i, 1) : 0;
+        int error = (bits & (1u << i)) ? lock_set(fd, F_RDLCK, base + i, 1) : 0;
         if (error)
             return error;
     }

@@ -65,6 +65,7 @@ Test(raw, odd_sizes_are_exact_to_the_byte)
     size_t length;
     g_autofree uint8_t *bytes = support_load(path, &length);
     cr_assert_eq(length, 12345);
+    cr_assert_neq(memcmp(bytes + 12342, bytes, 3), 0);
 }
 
 Test(raw, an_empty_file_is_an_empty_image)
