@@ -7,7 +7,7 @@ pattern part.raw 1M 8
 dd if=part.raw of=a.raw bs=1M seek=3 conv=notrunc status=none
 touch -d 2020-02-02T02:02:02Z a.raw
 cp --sparse=always -p a.raw b.raw
-qmount mnt a.raw b.raw || not_ok "mount"
+qmount mnt a.raw b.raw || { not_ok "mount"; exit 1; }
 d=mnt/disk.img
 equal "type, mode, size, links, block size" "$(stat -c '%F %a %s %h %o' $d)" "regular file 600 16777216 1 4096"
 equal "blocks are what is allocated" "$(stat -c %b $d)" "$(stat -c %b a.raw)"
@@ -56,10 +56,10 @@ PY
 check "the mount's type and source" grep -q "^a.raw $scratch/mnt fuse.quorumfs rw" /proc/mounts
 qumount mnt
 
-qmount mnt -o uid=77,gid=88,umask=077 a.raw b.raw || not_ok "mount with uid"
+qmount mnt -o uid=77,gid=88,umask=077 a.raw b.raw || { not_ok "mount with uid"; exit 1; }
 equal "uid, gid, umask" "$(stat -c '%u %g %a' $d mnt/.quorumfs/metrics | tr '\n' ' ')" "77 88 600 77 88 400 "
 qumount mnt
-qmount mnt -o ro a.raw b.raw || not_ok "mount read-only"
+qmount mnt -o ro a.raw b.raw || { not_ok "mount read-only"; exit 1; }
 exits "ro: no open for writing" 1 dd if=part.raw of=$d conv=notrunc status=none
 contains "as read-only" "$err" "Read-only"
 exits "ro: no truncation" 1 truncate -s 1M $d

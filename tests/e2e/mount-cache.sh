@@ -29,7 +29,7 @@ for turn in range(50):
         put(cached, at, b"\xff")
         if get(direct, at) != b"\xff" * 65536:
             bad.append(f"turn {turn}: direct read of a cached write at {at}")
-sys.exit("\n".join(bad[:3]))
+sys.exit("\n".join(bad[:3]) or 0)
 PY
     before=$(reads)
     cat mnt/disk.img >/dev/null

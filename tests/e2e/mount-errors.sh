@@ -33,7 +33,7 @@ source=b.raw
 CONF
 refused "two disks with one file" "disk.img" two.conf mnt
 
-qmount mnt a.raw b.raw || not_ok "mount"
+qmount mnt a.raw b.raw || { not_ok "mount"; exit 1; }
 pid=$(jq .pid mnt/.quorumfs/status.json)
 truncate -s 1M c.raw d.raw
 refused "a live mount of ours" "already" c.raw d.raw mnt

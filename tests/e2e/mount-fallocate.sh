@@ -6,7 +6,7 @@ pattern a.raw 16M 6
 cp a.raw b.raw
 cp a.raw c.raw
 cp a.raw expected.raw
-qmount mnt a.raw b.raw c.raw || not_ok "mount"
+qmount mnt a.raw b.raw c.raw || { not_ok "mount"; exit 1; }
 blocks=$(stat -c %b a.raw)
 # Cached first, so that a stale page cache would show.
 cat mnt/disk.img >/dev/null

@@ -3,7 +3,7 @@
 # own FUSE export fails this: a buffer is used twice.)
 . "$(dirname "$0")/lib.sh"
 truncate -s 16M a.raw b.raw c.raw
-qmount mnt a.raw b.raw c.raw || not_ok "mount"
+qmount mnt a.raw b.raw c.raw || { not_ok "mount"; exit 1; }
 verify() {
     fio --name=v --filename=mnt/disk.img --allow_file_create=0 --size=16M --verify=crc32c \
         --verify_fatal=1 --do_verify=1 --verify_state_save=0 --output-format=terse "$@"

@@ -2,7 +2,7 @@
 # A loop device on the mounted disk carries a file system, buffered and direct.
 . "$(dirname "$0")/lib.sh"
 truncate -s 32M a.raw b.raw c.raw
-qmount mnt a.raw b.raw c.raw || not_ok "mount"
+qmount mnt a.raw b.raw c.raw || { not_ok "mount"; exit 1; }
 loop=
 end_loop() {
     mountpoint -q fs && umount fs

@@ -10,7 +10,7 @@ cp --sparse=always a.raw b.raw
 cp --sparse=always a.raw c.raw
 # In one replica the zeroes at 20 MiB are written out: data where one holds data.
 dd if=/dev/zero of=c.raw bs=1M count=1 seek=20 conv=notrunc status=none
-qmount mnt a.raw b.raw c.raw || not_ok "mount"
+qmount mnt a.raw b.raw c.raw || { not_ok "mount"; exit 1; }
 seeks() {
     python3 - mnt/disk.img <<'PY'
 import os, sys

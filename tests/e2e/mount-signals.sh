@@ -31,7 +31,7 @@ for signal in TERM INT; do
     done
 done
 
-qmount mnt a.raw b.raw c.raw || not_ok "mount"
+qmount mnt a.raw b.raw c.raw || { not_ok "mount"; exit 1; }
 pid=$(daemon_pid)
 journal=$(find state -name divergence.jsonl)
 mv "$journal" "$journal.old"
