@@ -6,7 +6,8 @@
  * The record goes into the file (one write each) before journal_append returns, so a
  * killed daemon loses nothing; journal_sync makes it survive a power cut. A torn last
  * line is cut off at open. Rotation by size: NAME.jsonl becomes NAME.jsonl.1 (replacing
- * what was there).
+ * what was there). Only records of this session and of the present file are counted up,
+ * and only the last 262,144 of those: a repeat of another one is a new record.
  *
  * Threads: all functions may be called from any thread; one lock inside.
  */
@@ -56,7 +57,8 @@ typedef struct journal_record {
 
 typedef struct journal journal;
 
-/* Opens or makes the file (0600; the directory must exist). `max_size`: bytes at which it
+/* Opens or makes the file (0600; the directory must exist) and locks it: it is an error
+ * if another process or another journal still has it open. `max_size`: bytes at which it
  * is rotated, 0: 64 MiB. `now` gives the time of a record in nanoseconds since 1970, NULL:
  * the clock (tests pass their own). */
 typedef uint64_t (*journal_clock)(void);
@@ -67,7 +69,8 @@ void journal_close(journal *j);
 
 /* 0 or -errno. A failure (a full disk) is remembered: journal_lost counts the records that
  * could not be written, and the next record that can be written is preceded by one that
- * says so, so that a gap is never silent. */
+ * says so (event "records-lost", with their number as count and the last errno), so that a
+ * gap is never silent. */
 int journal_append(journal *j, const journal_record *record);
 uint64_t journal_lost(journal *j);
 int journal_sync(journal *j);
@@ -77,7 +80,8 @@ int journal_reopen(journal *j); /* SIGHUP: the file was moved away */
 char *journal_snapshot(journal *j, gsize *ret_length, GError **error);
 
 /* Called for each new record, with its line (no newline), under no lock, in order per
- * thread. Set once, before the journal is used by more than one thread. */
+ * thread; also for one that could not be written. Set once, before the journal is used by
+ * more than one thread. */
 typedef void (*journal_listener)(void *opaque, const char *line);
 void journal_set_listener(journal *j, journal_listener listener, void *opaque);
 
