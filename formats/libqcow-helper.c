@@ -299,10 +299,11 @@ static bool range_read(const helper *h, uint64_t offset, size_t length)
     return true;
 }
 
-/* libqcow keeps 128 clusters per layer, of up to 2 MiB, and cannot be told otherwise. */
-static bool grown_large(helper *h)
+/* libqcow keeps 128 clusters per layer, of up to 2 MiB, and cannot be told otherwise. A
+ * read that failed may have failed for want of memory. */
+static bool grown_large(helper *h, bool failed)
 {
-    if (++h->reads % REPLACE_EVERY)
+    if (++h->reads % REPLACE_EVERY && !failed)
         return false;
     struct mallinfo2 heap = mallinfo2();
     return heap.uordblks + heap.hblkhd > h->memory;
@@ -322,7 +323,7 @@ static G_NORETURN void helper_serve(helper *h)
             reply.status = WIRE_OK;
             reply.value = request.length;
         }
-        reply.replace = grown_large(h);
+        reply.replace = grown_large(h, reply.status != WIRE_OK);
         reply_send(&reply);
     }
 }

@@ -112,13 +112,18 @@ static int piece_request(libqcow_image *lq, uint64_t offset, uint32_t length,
     return error;
 }
 
-/* An honest "cannot read" is an answer and not tried again. */
+/* An honest "cannot read" is an answer and not tried again, but by a helper that has run
+ * out of memory. */
 static int piece_read(libqcow_image *lq, void *buf, uint64_t offset, uint32_t length)
 {
     wire_reply reply = {.status = WIRE_READ_FAILED};
     if (lq->replace)
         helper_stop(lq);
     int error = piece_request(lq, offset, length, &reply);
+    if (!error && reply.status != WIRE_OK && reply.replace) {
+        helper_stop(lq);
+        error = -ENOMEM;
+    }
     if (error)
         error = piece_request(lq, offset, length, &reply);
     if (error)
