@@ -67,7 +67,7 @@ static void print_row(const json_t *run, const json_t *row, int name_width)
            json_string_value(json_object_get(row, "replica")), mark(run, row));
     if (digest)
         printf("%.*s%s", cut ? SHORT_DIGEST : (int)strlen(digest), digest,
-               cut ? "…" : "");
+               cut ? "..." : "");
     else
         printf("%s", g_strerror((int)json_integer_value(json_object_get(row, "errno"))));
     printf("  %s", json_string_value(json_object_get(row, "file")));

@@ -52,7 +52,7 @@ static char *cell(const char *text, int width)
             *p = '?';
     glong columns = ABS(width), length = g_utf8_strlen(valid, -1);
     if (length > columns)
-        return g_strconcat("…", g_utf8_offset_to_pointer(valid, length - columns + 1),
+        return g_strconcat("...", g_utf8_offset_to_pointer(valid, length - columns + 3),
                            NULL);
     return g_strdup_printf("%s%*s", valid, width > 0 ? (int)(columns - length) : 0, "");
 }
@@ -87,7 +87,7 @@ static void print_replica(const json_t *row, int name_width)
     g_autofree char *writes = count_text(number_of(row, "write-errors"));
     g_autofree char *latency = latency_text(number_of(row, "latency-us"));
     g_autofree char *decoder = cell(text_of(row, "decoder"), 7);
-    g_autofree char *source = cell(text_of(row, "source"), -(22 - (name_width - 4)));
+    g_autofree char *source = cell(text_of(row, "source"), -(18 - (name_width - 4)));
     printf("    %s %s%s%s %5s %6s  %9s %8s  %s  %s\n", name, colour, state_cell,
            *colour ? "\033[0m" : "", reads, writes,
            cli_size_text(number_of(row, "divergent-bytes")), latency, decoder, source);

@@ -46,9 +46,9 @@ static int unavailable(const command *c)
 
 static int unknown_command(const char *word)
 {
-    const char *known[G_N_ELEMENTS(commands) + 2] = {"help"};
+    const char *known[G_N_ELEMENTS(commands) + 4] = {"help", "--help", "--version"};
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++)
-        known[i + 1] = commands[i].name;
+        known[i + 3] = commands[i].name;
     g_autofree char *hint = config_hint(word, known);
     cli_error("unknown command '%s'%s", word, *hint ? hint : " (quorumfs --help)");
     return CLI_USAGE;
@@ -59,8 +59,10 @@ static int help(int argc, char **argv)
     if (argc < 2)
         return help_print(stdout, NULL) ? CLI_OK : CLI_USAGE;
     const command *c = find_command(argv[1]);
-    if (c && !c->run)
-        return unavailable(c);
+    if (c && !c->run) {
+        unavailable(c);
+        return CLI_USAGE;
+    }
     return help_print(stdout, argv[1]) ? CLI_OK : unknown_command(argv[1]);
 }
 
@@ -96,7 +98,7 @@ static int dispatch(int argc, char **argv)
         return help(1, argv);
     if (is_one_of(word, "--version", "-V"))
         return version();
-    if (word[0] == '-' || config_is_config_file(word)) {
+    if ((word[0] == '-' && argc > 2) || config_is_config_file(word)) {
         argv[0] = (char *)"mount";
         return cmd_mount(argc, argv);
     }
