@@ -51,7 +51,7 @@ check "the follower still runs" kill -0 $follower
 qumount mnt
 wait $follower
 equal "it ends with the mount" $? 0
-check "every line is a record" jq -es 'length == 4 and all(.[]; .event == "divergence")' followed
+equal "every line is a record" "$(jq -s 'length == 4 and all(.[]; .event == "divergence")' followed)" true
 exits "events without a mount" 2 "$QUORUMFS" events mnt
 
 check "mount" qmount mnt -o ro vm.conf
