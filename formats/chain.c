@@ -297,6 +297,14 @@ int chain_flush(chain *c)
     return c->writable ? image_flush(c->layers[0]->im) : 0;
 }
 
+int chain_prepare_flush(chain *c, unsigned owner, io_list *list)
+{
+    if (c->writable)
+        io_list_add(
+            list, (io_op){.fd = c->stack.units[0].raw_fd, .flush = true, .owner = owner});
+    return 0;
+}
+
 uint64_t chain_size(const chain *c)
 {
     return __atomic_load_n(&c->size, __ATOMIC_RELAXED);

@@ -104,5 +104,7 @@ int chain_write_zeroes(chain *c, uint64_t offset, uint64_t length);
 int chain_discard(chain *c, uint64_t offset, uint64_t length);
 int chain_resize(chain *c, uint64_t size);
 int chain_flush(chain *c);
+/* Appends the flush to the list where it is one call on a file (raw), else flushes now. */
+int chain_prepare_flush(chain *c, unsigned owner, io_list *list);
 
 #endif

@@ -107,8 +107,6 @@ static int raw_discard(image *im, uint64_t offset, uint64_t length)
 static int raw_resize(image *im, uint64_t size)
 {
     const raw_image *raw = raw_of(im);
-    if (raw->is_device)
-        return -ENOTSUP;
     int rc;
     do
         rc = ftruncate(raw->fd, (off_t)size);
@@ -121,7 +119,7 @@ static int raw_flush(image *im)
     return fdatasync(raw_of(im)->fd) < 0 ? -errno : 0;
 }
 
-static const image_driver raw_driver = {
+static const image_driver file_driver = {
     .name = "raw",
     .close = raw_close,
     .read = raw_read,
@@ -130,6 +128,18 @@ static const image_driver raw_driver = {
     .write_zeroes = raw_write_zeroes,
     .discard = raw_discard,
     .resize = raw_resize,
+    .flush = raw_flush,
+};
+
+/* Has no resize at all, so that a disk can tell before it resizes any replica. */
+static const image_driver device_driver = {
+    .name = "raw",
+    .close = raw_close,
+    .read = raw_read,
+    .map = raw_map,
+    .write = raw_write,
+    .write_zeroes = raw_write_zeroes,
+    .discard = raw_discard,
     .flush = raw_flush,
 };
 
@@ -159,7 +169,8 @@ image *raw_open(int fd, const char *filename, bool writable, GError **error)
                     filename);
     } else {
         raw_image *raw = g_new0(raw_image, 1);
-        raw->im = (image){&raw_driver, g_strdup(filename), size, !writable};
+        raw->im = (image){is_device ? &device_driver : &file_driver, g_strdup(filename),
+                          size, !writable};
         raw->fd = fd;
         raw->is_device = is_device;
         return &raw->im;

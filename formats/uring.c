@@ -1,5 +1,5 @@
 /*
- * uring.c: lists of reads and writes, worked off by a ring of this thread or without one.
+ * uring.c: lists of reads, writes and flushes, worked off by a ring of this thread or without one.
  *
  * Invariant: when io_list_run returns, the kernel has let go of every buffer, and the ring
  * is empty. So a ring carries nothing from one run to the next, and may be thrown away
@@ -15,6 +15,7 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define RING_DEPTH 64u
 
@@ -87,7 +88,9 @@ static void run_here(io_op *op, size_t done)
 {
     uint8_t *buf = (uint8_t *)op->buf + done;
     size_t length = op->length - done;
-    if (op->write)
+    if (op->flush)
+        op->result = fdatasync(op->fd) < 0 ? -errno : 0;
+    else if (op->write)
         op->result = file_write_full(op->fd, buf, length, op->offset + done);
     else if (op->eof_error)
         op->result = file_read_exact(op->fd, buf, length, op->offset + done);
@@ -123,7 +126,9 @@ static unsigned reap(struct io_uring *ring)
 static void queue(struct io_uring *ring, io_op *op)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
-    if (op->write)
+    if (op->flush)
+        io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
+    else if (op->write)
         io_uring_prep_write(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);
     else
         io_uring_prep_read(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);

@@ -1,9 +1,9 @@
 /*
- * uring.h: many reads or writes of local files in one submission.
+ * uring.h: many reads, writes or flushes of local files in one submission.
  *
  * Each thread has its own ring, made on first use and freed with the thread, so that
  * there is no lock here. Where io_uring is not to be had (ENOSYS, EPERM), the same list
- * is worked off with pread and pwrite.
+ * is worked off with pread, pwrite and fdatasync.
  */
 #ifndef FORMATS_URING_H
 #define FORMATS_URING_H
@@ -15,6 +15,7 @@
 typedef struct io_op {
     int fd;
     bool write;
+    bool flush;      /* fdatasync; buf, length and offset stay 0 */
     bool eof_error;  /* a read past the end of the file is -EIO instead of zeroes */
     unsigned owner;  /* free for the caller: which replica this belongs to */
     void *buf;       /* valid until io_list_run returns */

@@ -206,3 +206,27 @@ Test(uring, a_child_does_not_use_its_parents_ring)
     }
     close(fd);
 }
+
+/* One op is done by the thread itself, several by the ring. */
+Test(uring, flushes_say_whether_they_worked)
+{
+    int fd = open_pattern("flush", 1), pipes[2];
+    cr_assert_eq(pipe(pipes), 0);
+    for (unsigned count = 1; count <= 3; count++) {
+        io_list list = {0};
+        for (unsigned i = 0; i < count; i++)
+            io_list_add(&list, (io_op){.fd = i == 1 ? pipes[1] : fd, .flush = true});
+        io_list_run(&list);
+        for (unsigned i = 0; i < count; i++)
+            cr_assert_eq(list.ops[i].result, i == 1 ? -EINVAL : 0);
+        io_list_free(&list);
+    }
+    io_list bad = {0};
+    io_list_add(&bad, (io_op){.fd = pipes[1], .flush = true});
+    io_list_run(&bad);
+    cr_assert_eq(bad.ops[0].result, -EINVAL);
+    io_list_free(&bad);
+    close(fd);
+    close(pipes[0]);
+    close(pipes[1]);
+}
