@@ -49,7 +49,7 @@ $(BUILD)/tests/test-%: $(BUILD)/tests/test-%.o $(TEST_LIB) $(BUILD)/libquorumfs.
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS) $(TEST_LIBS)
 
 # Tests of the disk: a disk on raw files, and chain_* calls that fail on command.
-FAULT_WRAP := read prepare_read prepare_write write_zeroes discard resize flush
+FAULT_WRAP := read prepare_read prepare_write write_zeroes discard resize prepare_flush
 DISK_TESTS := $(filter $(BUILD)/tests/test-disk $(BUILD)/tests/test-disk-%,$(TEST_BIN))
 $(DISK_TESTS): LDFLAGS += $(FAULT_WRAP:%=-Wl,--wrap=chain_%)
 $(DISK_TESTS): $(BUILD)/tests/disk-rig.o $(BUILD)/tests/fault.o

@@ -5,6 +5,13 @@
  * request to request: a read that agrees allocates nothing, logs nothing, makes no system
  * call but the I/O, and replies from the first replica's buffer without a copy.
  *
+ * All replicas go into one submission. Measured (ext4, page cache, three raw files, best
+ * of 40 runs on a busy machine with 2 MiB of L2): 4 KiB 2.24 us by one io_uring_enter and
+ * 2.16 us by three preads, 128 KiB 44.5 and 45.6 us, 1 MiB 447 and 445 us; so the ring
+ * costs nothing here and waits for the slowest disk instead of for their sum elsewhere.
+ * Reading 1 MiB in pieces of 128 KiB and comparing each at once takes 398 us, but eight
+ * round trips to disks that hold none of it; it is not done.
+ *
  * Latency: the time that a replica's own preparation took (all of its read where the
  * decoder works on this thread) plus, if it had reads in the common list, the time of the
  * whole list: inside one submission the replicas cannot be told apart.

@@ -2,7 +2,7 @@
  * disk-write.c: the requests that change a disk. Each takes its range exclusively (W1),
  * hands the change to every replica in sync and leaves the consequences to disk-change.c.
  *
- * Writes in place go to all replicas in one submission. Write-zeroes and discard take the
+ * Writes in place and flushes go to all replicas in one submission. Write-zeroes and discard take the
  * replicas one after the other: they mostly touch metadata, and are rare.
  *
  * Flush covers the writes that were acknowledged before it began, as fsync does, and says
@@ -11,6 +11,18 @@
  */
 #include "quorum/disk-internal.h"
 #include <errno.h>
+
+/* What the replicas prepared, all at once. */
+static void run_change(disk_thread *thread, disk_change *change)
+{
+    if (thread->list.count > 0)
+        io_list_run(&thread->list);
+    for (size_t k = 0; k < thread->list.count; k++) {
+        const io_op *op = &thread->list.ops[k];
+        if (op->result != 0 && change->results[op->owner] == 0)
+            change->results[op->owner] = op->result;
+    }
+}
 
 static int write_locked(disk *d, uint64_t offset, size_t length, const void *data)
 {
@@ -29,13 +41,7 @@ static int write_locked(disk *d, uint64_t offset, size_t length, const void *dat
         if (disk_has_bit(change.asked, i))
             change.results[i] = chain_prepare_write(d->replicas[i].chain, data, offset,
                                                     length, i, &thread->list);
-    if (thread->list.count > 0)
-        io_list_run(&thread->list);
-    for (size_t k = 0; k < thread->list.count; k++) {
-        const io_op *op = &thread->list.ops[k];
-        if (op->result != 0 && change.results[op->owner] == 0)
-            change.results[op->owner] = op->result;
-    }
+    run_change(thread, &change);
     return disk_change_finish(d, &change);
 }
 
@@ -107,9 +113,13 @@ static int flush_locked(disk *d)
     if (r < 0)
         return r;
     change.event = REPLICA_EVENT_FLUSH_FAILED;
+    disk_thread *thread = disk_thread_get(0);
+    io_list_clear(&thread->list);
     for (unsigned i = 0; i < d->n; i++)
         if (disk_has_bit(change.asked, i))
-            change.results[i] = chain_flush(d->replicas[i].chain);
+            change.results[i] =
+                chain_prepare_flush(d->replicas[i].chain, i, &thread->list);
+    run_change(thread, &change);
     return disk_change_finish(d, &change);
 }
 

@@ -108,10 +108,10 @@ int __wrap_chain_resize(chain *c, uint64_t size)
     return f ? -f->error : __real_chain_resize(c, size);
 }
 
-int __real_chain_flush(chain *c);
-int __wrap_chain_flush(chain *c);
-int __wrap_chain_flush(chain *c)
+int __real_chain_prepare_flush(chain *c, unsigned owner, io_list *list);
+int __wrap_chain_prepare_flush(chain *c, unsigned owner, io_list *list);
+int __wrap_chain_prepare_flush(chain *c, unsigned owner, io_list *list)
 {
     const fault *f = strike(c, FAULT_FLUSH, 0, 0);
-    return f ? -f->error : __real_chain_flush(c);
+    return f ? -f->error : __real_chain_prepare_flush(c, owner, list);
 }

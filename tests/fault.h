@@ -16,7 +16,7 @@ typedef enum fault_kind {
     FAULT_WRITE,  /* chain_prepare_write */
     FAULT_CLEAR,  /* chain_write_zeroes, chain_discard */
     FAULT_RESIZE, /* chain_resize to another size; offset and length are ignored */
-    FAULT_FLUSH,  /* chain_flush; offset and length are ignored */
+    FAULT_FLUSH,  /* chain_prepare_flush; offset and length are ignored */
 } fault_kind;
 
 typedef struct fault {
