@@ -279,10 +279,12 @@ static bool open_backing(chain *c, const path_policy *policy, GError **error)
         return false;
     }
     if (format && !chain_kind_from_name(format, &kind)) {
+        g_autofree char *shown_file = path_printable(referrer->info.backing_file);
+        g_autofree char *shown_format = path_printable(format);
         g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_UNSUPPORTED,
                     "%s: backing file %s: unknown format '%s' (raw, qcow and qcow2 are "
                     "known)",
-                    referrer->info.filename, referrer->info.backing_file, format);
+                    referrer->info.filename, shown_file, shown_format);
         return false;
     }
     struct stat st;

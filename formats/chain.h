@@ -16,7 +16,7 @@
 typedef enum chain_decoder {
     CHAIN_DECODER_AUTO, /* libqcow for the runs of layers it decodes rightly when read-only */
     CHAIN_DECODER_LIBQCOW, /* error if a qcow or qcow2 layer is outside the proven subset */
-    CHAIN_DECODER_NATIVE, /* error for what only libqcow reads: qcow 1, AES */
+    CHAIN_DECODER_NATIVE, /* error for what only libqcow reads: AES */
     CHAIN_DECODER_BOTH, /* qcow2 that both read: both, and -EBADMSG where they differ; what
                            only one of them reads is read by that one */
 } chain_decoder;

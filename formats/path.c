@@ -264,15 +264,20 @@ static void set_refused(GError **error, const char *shown, const char *why)
     g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_REFUSED, "%s: %s", shown, why);
 }
 
-/* Names of images go into messages with what could garble a terminal escaped. */
-static char *show(const char *referrer, const char *what, const char *name,
-                  const char *format)
+char *path_printable(const char *name)
 {
     g_autofree char *part = g_strndup(name, NAME_SHOWN_MAX);
-    g_autofree char *valid = g_utf8_make_valid(part, -1);
+    char *valid = g_utf8_make_valid(part, -1);
     for (char *c = valid; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
+    return valid;
+}
+
+static char *show(const char *referrer, const char *what, const char *name,
+                  const char *format)
+{
+    g_autofree char *valid = path_printable(name);
     return g_strdup_printf("%s: %s %s%s%s%s", referrer, what, valid, format ? " (" : "",
                            format ? format : "", format ? ")" : "");
 }

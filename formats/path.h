@@ -35,6 +35,10 @@ int path_open_referred(const path_policy *policy, const char *name, const char *
                        const char *what, const char *format, char **ret_real_path,
                        struct stat *ret_st, GError **error);
 
+/* A name from inside an image as it may stand in a message: valid UTF-8, no control
+ * characters, not endless. The caller frees. */
+char *path_printable(const char *name);
+
 /* Another descriptor of an open file, with an open file description, and so with locks,
  * of its own (O_CLOEXEC). -1 with errno on failure. */
 int path_reopen(int fd, bool writable);

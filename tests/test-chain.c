@@ -134,6 +134,8 @@ Test(chain, O1_a_backing_format_header_is_believed_without_a_look)
     must_refuse("top.qcow2", &plain, IMAGE_ERROR_FORMAT, PARTS("top.qcow2", "r.raw"));
     make_overlay("top.qcow2", "v.vmdk", "vmdk");
     must_refuse("top.qcow2", &plain, IMAGE_ERROR_UNSUPPORTED, PARTS("'vmdk'"));
+    replace_bytes("top.qcow2", "vmdk", "v\n\033k", 4);
+    must_refuse("top.qcow2", &plain, IMAGE_ERROR_UNSUPPORTED, PARTS("'v??k'"));
 }
 
 Test(chain, O1_without_that_header_the_suffix_and_the_content_must_agree)
