@@ -211,8 +211,7 @@ mount_session *mount_attach(const daemon_context *daemon, const char *mountpoint
     g_cond_init(&m->returned);
     m->config = daemon->config;
     m->mountpoint = g_strdup(mountpoint);
-    m->ops.cache = daemon->config->cache;
-    m->ops.tree = tree_new(daemon);
+    ops_context_init(&m->ops, tree_new(daemon), daemon->config->cache);
     if (attach(m, error))
         return m;
     mount_detach(m);
@@ -323,7 +322,7 @@ void mount_free(mount_session *m)
 {
     if (!m)
         return;
-    tree_free(m->ops.tree);
+    ops_context_clear(&m->ops);
     g_free(m->mountpoint);
     g_cond_clear(&m->returned);
     g_mutex_clear(&m->lock);

@@ -40,11 +40,13 @@ static void read_disk(fuse_req_t req, disk *d, size_t size, off_t offset)
         fuse_reply_buf(req, data, length);
 }
 
-static void read_snapshot(fuse_req_t req, const ops_snapshot *snapshot, size_t size,
+static void read_snapshot(fuse_req_t req, ops_snapshot *snapshot, size_t size,
                           off_t offset)
 {
+    g_atomic_rc_box_acquire(snapshot);
     gsize start = MIN((gsize)offset, snapshot->length);
     fuse_reply_buf(req, snapshot->text + start, MIN(size, snapshot->length - start));
+    ops_snapshot_unref(snapshot);
 }
 
 void ops_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,

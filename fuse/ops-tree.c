@@ -17,6 +17,32 @@
 #define NAME_SECONDS 86400.0
 #define ATTR_SECONDS 1.0
 
+static void snapshot_clear(void *snapshot)
+{
+    g_free(((ops_snapshot *)snapshot)->text);
+}
+
+void ops_snapshot_unref(ops_snapshot *snapshot)
+{
+    g_atomic_rc_box_release_full(snapshot, snapshot_clear);
+}
+
+void ops_context_init(ops_context *ops, tree *t, config_cache cache)
+{
+    ops->tree = t;
+    ops->cache = cache;
+    g_mutex_init(&ops->lock);
+    ops->open =
+        g_hash_table_new_full(NULL, NULL, (GDestroyNotify)ops_snapshot_unref, NULL);
+}
+
+void ops_context_clear(ops_context *ops)
+{
+    g_hash_table_destroy(ops->open);
+    g_mutex_clear(&ops->lock);
+    tree_free(ops->tree);
+}
+
 tree_node *ops_node(fuse_req_t req, fuse_ino_t ino)
 {
     tree_node *node = tree_get(ops_get(req)->tree, ino);
@@ -254,10 +280,18 @@ static void open_disk(fuse_req_t req, const tree_node *node, int flags)
     fuse_reply_buf(req, (const char *)&out, sizeof out);
 }
 
-static void snapshot_free(ops_snapshot *snapshot)
+static void remember(ops_context *ops, ops_snapshot *snapshot)
 {
-    g_free(snapshot->text);
-    g_free(snapshot);
+    g_mutex_lock(&ops->lock);
+    g_hash_table_add(ops->open, snapshot);
+    g_mutex_unlock(&ops->lock);
+}
+
+static void forget(ops_context *ops, ops_snapshot *snapshot)
+{
+    g_mutex_lock(&ops->lock);
+    g_hash_table_remove(ops->open, snapshot);
+    g_mutex_unlock(&ops->lock);
 }
 
 static void open_snapshot(fuse_req_t req, const tree_node *node,
@@ -273,12 +307,13 @@ static void open_snapshot(fuse_req_t req, const tree_node *node,
         fuse_reply_err(req, EIO);
         return;
     }
-    ops_snapshot *snapshot = g_new(ops_snapshot, 1);
+    ops_snapshot *snapshot = g_atomic_rc_box_new(ops_snapshot);
     *snapshot = (ops_snapshot){.text = text, .length = length};
+    remember(ops_get(req), snapshot);
     fi->fh = (uint64_t)(uintptr_t)snapshot;
     fi->direct_io = 1;
     if (fuse_reply_open(req, fi) == -ENOENT) /* interrupted: no release will come */
-        snapshot_free(snapshot);
+        forget(ops_get(req), snapshot);
 }
 
 void ops_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -300,7 +335,7 @@ void ops_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (!node)
         return;
     if (has_snapshots(node))
-        snapshot_free(ops_snapshot_get(fi));
+        forget(ops_get(req), ops_snapshot_get(fi));
     fuse_reply_err(req, 0);
 }
 

@@ -16,7 +16,12 @@ typedef struct ops_context {
     tree *tree;
     config_cache cache;
     bool initialised; /* INIT has been handled */
+    GMutex lock;      /* guards what follows; nothing else is taken under it */
+    GHashTable *open; /* set of ops_snapshot*: open files of .quorumfs */
 } ops_context;
+void ops_context_init(ops_context *ops, tree *t, config_cache cache);
+/* Frees the tree too, and the snapshots whose release the kernel did not get to send. */
+void ops_context_clear(ops_context *ops);
 
 static inline ops_context *ops_get(fuse_req_t req)
 {
@@ -62,11 +67,14 @@ void ops_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t
 void ops_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
                struct fuse_file_info *fi);
 
-/* A file of .quorumfs, as it was when it was opened. */
+/* A file of .quorumfs, as it was when it was opened. It counts its users (g_atomic_rc_box):
+ * a read holds it until its answer has left, since with the answer the reader may close
+ * the file, and the release come on another thread. */
 typedef struct ops_snapshot {
     char *text;
     gsize length;
 } ops_snapshot;
+void ops_snapshot_unref(ops_snapshot *snapshot);
 static inline ops_snapshot *ops_snapshot_get(const struct fuse_file_info *fi)
 {
     return (ops_snapshot *)(uintptr_t)fi->fh;
