@@ -36,41 +36,57 @@ static const variant variants[] = {
     {"cluster_size=2k,refcount_bits=2", 700 * KIB, 2 * KIB, COMPRESS | RESIZE},
     {"cluster_size=4k,refcount_bits=4", 2 * MIB, 4 * KIB, COMPRESS | RESIZE},
     {"cluster_size=4k,compression_type=zstd", 2 * MIB, 4 * KIB, ALL},
-    {"cluster_size=8k,preallocation=metadata", 2 * MIB, 8 * KIB, ALL},
+    {"cluster_size=8k,preallocation=metadata", 2 * MIB, 8 * KIB, SNAPSHOT | RESIZE},
     {"cluster_size=16k,extended_l2=on", 3 * MIB, 16 * KIB, ALL},
-    {"cluster_size=16k,extended_l2=on,preallocation=metadata", 2 * MIB, 16 * KIB, ALL},
-    {"cluster_size=32k,refcount_bits=64,preallocation=falloc", 3 * MIB, 32 * KIB, ALL},
+    {"cluster_size=16k,extended_l2=on,preallocation=metadata", 2 * MIB, 16 * KIB,
+     SNAPSHOT | RESIZE},
+    {"cluster_size=32k,refcount_bits=64,preallocation=falloc", 3 * MIB, 32 * KIB,
+     SNAPSHOT | RESIZE},
     {"compat=0.10", 5 * MIB, 64 * KIB, COMPRESS | SNAPSHOT},
     {"lazy_refcounts=on", 5 * MIB, 64 * KIB, ALL},
     {"compression_type=zstd,extended_l2=on,refcount_bits=8", 4 * MIB, 64 * KIB, ALL},
-    {"preallocation=full,refcount_bits=32", 2 * MIB, 64 * KIB, ALL},
+    {"preallocation=full,refcount_bits=32", 2 * MIB, 64 * KIB, SNAPSHOT | RESIZE},
     {"data_file=%s.data", 3 * MIB, 64 * KIB, RESIZE},
     {"data_file=%s.data,data_file_raw=on", 3 * MIB, 64 * KIB, RESIZE},
     {"data_file=%s.data,extended_l2=on,cluster_size=16k", 2 * MIB, 16 * KIB, RESIZE},
     {"data_file=%s.data,preallocation=metadata,cluster_size=4k", MIB, 4 * KIB, RESIZE},
-    {"cluster_size=256k,preallocation=metadata", 4 * MIB, 256 * KIB, ALL},
+    {"cluster_size=256k,preallocation=metadata", 4 * MIB, 256 * KIB, SNAPSHOT | RESIZE},
     {"cluster_size=1M,extended_l2=on,compression_type=zstd", 6 * MIB, MIB, ALL},
     {"cluster_size=2M", 9 * MIB, 2 * MIB, ALL},
 };
 
-/* Appends one random write, zeroing, discard or compressed write. */
+/* Appends one random write, zeroing or discard. */
 static void random_command(GString *commands, uint64_t *seed, const variant *v,
                            uint64_t size)
 {
-    static const char *const verbs[] = {"write -s text", "write -s text",   "write -P 17",
-                                        "write -z",      "write -zu",       "discard",
-                                        "write -c -P 3", "write -c -s text"};
+    static const char *const verbs[] = {"write -s text", "write -s text", "write -P 17",
+                                        "write -z",      "write -zu",     "discard"};
     uint64_t offset = support_random(seed) % size;
     uint64_t length = 1 + support_random(seed) % (2 * v->cluster_size + 5000);
-    unsigned verb = support_random(seed) % G_N_ELEMENTS(verbs);
-    if (verb >= 6) {
-        if (!(v->allows & COMPRESS))
-            return;
-        offset -= offset % v->cluster_size;
-        length = v->cluster_size;
+    g_string_append_printf(commands, " -c '%s %" PRIu64 " %" PRIu64 "'",
+                           verbs[support_random(seed) % G_N_ELEMENTS(verbs)], offset,
+                           MIN(length, size - offset));
+}
+
+/* Compressed writes to some clusters. Only for a new image: QEMU refuses them where a
+ * cluster is there already, and 7.2 damages images by some that it does not refuse. */
+static void compressed_commands(GString *commands, uint64_t *seed, const variant *v,
+                                uint64_t size)
+{
+    static const char *const verbs[] = {"write -c -P 3", "write -c -s text"};
+    uint64_t offset = 0;
+    for (unsigned i = 0; i < 10 && offset < size; i++) {
+        uint64_t length = MIN(v->cluster_size, size - offset);
+        g_string_append_printf(commands, " -c '%s %" PRIu64 " %" PRIu64 "'",
+                               verbs[support_random(seed) % 2], offset, length);
+        offset += v->cluster_size * (1 + support_random(seed) % 3);
     }
-    g_string_append_printf(commands, " -c '%s %" PRIu64 " %" PRIu64 "'", verbs[verb],
-                           offset, MIN(length, size - offset));
+}
+
+static void run_qemu_io(const char *name, const char *commands)
+{
+    support_run("qemu-io -f qcow2 %s %s >%s.log 2>&1 || { cat %s.log >&2; false; }",
+                commands, name, name, name);
 }
 
 static void random_writes(const char *name, uint64_t *seed, const variant *v,
@@ -79,11 +95,7 @@ static void random_writes(const char *name, uint64_t *seed, const variant *v,
     g_autoptr(GString) commands = g_string_new(NULL);
     for (unsigned i = 0; i < count; i++)
         random_command(commands, seed, v, size);
-    int status =
-        support_try("qemu-io -f qcow2 %s %s >%s.log 2>&1", commands->str, name, name);
-    /* QEMU refuses to compress into a cluster that it holds already. */
-    cr_assert(status == 0 || (status == 1 && v->allows & COMPRESS), "%s: status %d",
-              v->options, status);
+    run_qemu_io(name, commands->str);
 }
 
 /* A file that compresses, but not to nothing, for `write -s`. */
@@ -180,7 +192,12 @@ Test(qcow2_read, reads_as_qemu_img_does)
         const variant *v = &variants[i];
         g_autofree char *name = g_strdup_printf("v%zu.qcow2", i);
         uint64_t size = create(v, name, &seed);
-        random_writes(name, &seed, v, size, 20);
+        if (v->allows & COMPRESS) {
+            g_autoptr(GString) commands = g_string_new(NULL);
+            compressed_commands(commands, &seed, v, size);
+            run_qemu_io(name, commands->str);
+        }
+        random_writes(name, &seed, v, size, 15);
         if (v->allows & SNAPSHOT) {
             support_run("qemu-img snapshot -c one %s", name);
             random_writes(name, &seed, v, size, 10);
@@ -238,7 +255,7 @@ static void *read_randomly(void *data)
     return NULL;
 }
 
-/* 512-byte clusters and more L2 slices and compressed clusters than the caches hold. */
+/* More compressed clusters than their cache holds. */
 Test(qcow2_read, many_threads_read_alike)
 {
     uint64_t seed = support_seed();
