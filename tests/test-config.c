@@ -266,7 +266,7 @@ Test(options, what_others_put_there_is_accepted)
         "defaults",
         "comment=a thing",
         "user=alice",
-        "suid,dev,exec,async,relatime,strictatime,lazytime",
+        "suid,dev,exec,async,relatime,strictatime,lazytime,nodiratime",
         "subtype=quorumfs",
         "on-divergence=log,read-pattern=quorum,degraded=refuse,min-replicas=3",
     };
@@ -314,6 +314,7 @@ Test(options, refused)
          "unknown option 'treshold=2' (did you mean 'threshold='?)"},
         {"ro,alow_other", CONFIG_ERROR_USAGE, "(did you mean 'allow_other'?)"},
         {"cashe=none", CONFIG_ERROR_USAGE, "(did you mean 'cache='?)"},
+        {"max_read=4096", CONFIG_ERROR_USAGE, "unknown option 'max_read=4096'"},
         {"frobnicate", CONFIG_ERROR_USAGE, "unknown option 'frobnicate'"},
         {"=", CONFIG_ERROR_USAGE, "unknown option"},
         {"threshold", CONFIG_ERROR_USAGE, "'threshold' needs a value"},

@@ -72,6 +72,10 @@ qumount mnt
 exits "options may stand first" 0 "$QUORUMFS" -o "ro,state-dir=$scratch/state" vm.conf mnt
 qumount mnt
 
+check "options of the kernel and libfuse" qmount mnt -o 'nosuid,nodev,noexec,noatime,nodiratime,relatime,default_permissions,sync,dirsync,fsname=a\,b' vm.conf
+equal "reach them" "$(grep " $(realpath mnt) " /proc/self/mountinfo | grep noexec,noatime | grep sync,dirsync | grep -c ' a,b ')" 1
+qumount mnt
+
 ln -s "$QUORUMFS" mount.fuse.quorumfs
 exits "the mount helper: SPEC DIR -sfnv, nothing mounted with -f" 0 \
     ./mount.fuse.quorumfs vm.conf mnt -sfnv -o "$fstab_options"
