@@ -2,8 +2,7 @@
 # O2, O3: a missing, truncated, foreign or hostile image gets one clear line and the exit
 # code of the manual, within 64 MiB of memory; nothing is mounted and nothing is changed.
 . "$(dirname "$0")/lib.sh"
-here=$(cd "$(dirname "$0")" && pwd)
-python3 "$here/hostile.py" images >list || { not_ok "hostile.py"; exit 1; }
+python3 "$e2e/hostile.py" images >list || { not_ok "hostile.py"; exit 1; }
 mkdir mnt state
 
 # measured COMMAND...: runs it; status in $status, standard error in $err, the largest

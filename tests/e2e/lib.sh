@@ -8,6 +8,8 @@
 set -uo pipefail
 : "${QUORUMFS:=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/quorumfs}"
 export LC_ALL=C
+# Where the scripts are, whatever "$0" was relative to.
+e2e=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/quorumfs-e2e.XXXXXX")
 cd "$scratch" || exit 1

@@ -37,7 +37,7 @@ for r in a b c; do
         "[\"divergence\",\"disk\",\"read\",1050624,512,\"$r\",1,1]"
     equal "the digests are those of the bytes" \
         "$(jq -r '.winner.sha256, .losers[0].sha256' records | tr '\n' ' ')" \
-        "$(for f in content.raw; do dd if=$f bs=512 skip=2052 count=1 status=none | sha256sum | cut -d' ' -f1; done) $(dd if=$r/base.qcow2 bs=1 skip="$(host_offset 1050624)" count=512 status=none | sha256sum | cut -d' ' -f1) "
+        "$(dd if=content.raw bs=512 skip=2052 count=1 status=none | sha256sum | cut -d' ' -f1) $(dd if=$r/base.qcow2 bs=1 skip="$(host_offset 1050624)" count=512 status=none | sha256sum | cut -d' ' -f1) "
     equal "the winners are the others" "$(jq -c '.winner.replicas' records)" \
         "$(jq -nc "[\"a\",\"b\",\"c\"] - [\"$r\"]")"
     check "the time is RFC 3339 with nanoseconds" \
@@ -49,7 +49,7 @@ for r in a b c; do
     equal "the same journal is in the mount" \
         "$(cat mnt/.quorumfs/disk/divergence.jsonl)" "$(journal)"
     equal "and comes out of events" "$("$QUORUMFS" events mnt)" "$(journal)"
-    check "ddrescuelog takes the divergence map" ddrescuelog -t mnt/.quorumfs/disk/divergence.map
+    exits "ddrescuelog takes the divergence map" 0 ddrescuelog -t mnt/.quorumfs/disk/divergence.map
     equal "status counts the bytes" \
         "$("$QUORUMFS" status mnt --json | jq ".disks[0].replicas[] | select(.name == \"$r\") | .\"divergent-bytes\" > 0")" true
     qumount mnt
@@ -72,7 +72,8 @@ poke b/base.qcow2 "$(host_offset 65536)" two
 mount_all
 check "without a majority the read fails" sh -c '! dd if=mnt/disk.img bs=4k skip=16 count=1 iflag=direct of=/dev/null status=none 2>dd.err'
 contains "with EIO" "$(cat dd.err)" "Input/output error"
-check "its neighbour reads" sh -c 'dd if=mnt/disk.img bs=4k skip=17 count=1 iflag=direct status=none | cmp -s - <(dd if=content.raw bs=4k skip=17 count=1 status=none) || dd if=mnt/disk.img bs=4k skip=17 count=1 iflag=direct of=/dev/null status=none'
+equal "its neighbour reads" "$(read_sector 69632 | sha256sum)" \
+    "$(dd if=content.raw bs=4k skip=17 count=1 status=none | sha256sum)"
 equal "the journal has the quorum failure, exactly" \
     "$(journal | jq -c 'select(.event == "quorum-failure") | [.offset, .length, (.losers | length), .winner]')" \
     '[65536,512,3,null]'
