@@ -261,6 +261,7 @@ static int run(const mount_config *config, int ready_fd)
     signal(SIGPIPE, SIG_IGN);
 
     bool opened = open_all(&s, &error);
+    bool misused = g_error_matches(error, DISK_ERROR, DISK_ERROR_OPTIONS);
     if (!opened)
         cli_error("%s", error->message);
     int result = 0;
@@ -276,6 +277,8 @@ static int run(const mount_config *config, int ready_fd)
         cli_error("serving %s: %s", config->mountpoint, g_strerror(-result));
     if (closed < 0)
         cli_error("the last flush failed: %s", g_strerror(-closed));
+    if (misused)
+        return CLI_USAGE;
     return opened && result == 0 && closed == 0 ? CLI_OK : CLI_FAILED;
 }
 
@@ -297,7 +300,8 @@ static int wait_for_child(pid_t child, int ready_fd)
     if (WIFSIGNALED(status))
         cli_error("the daemon was ended by signal %d (%s)", WTERMSIG(status),
                   g_strsignal(WTERMSIG(status)));
-    return CLI_FAILED;
+    return WIFEXITED(status) && WEXITSTATUS(status) != CLI_OK ? WEXITSTATUS(status)
+                                                              : CLI_FAILED;
 }
 
 static int run_in_background(const mount_config *config)

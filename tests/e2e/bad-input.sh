@@ -53,14 +53,14 @@ refused "a character device" 32 "/dev/zero" "$QUORUMFS" mount -o state-dir=state
 refused "a directory" 32 "dir.raw" "$QUORUMFS" mount -o state-dir=state images/dir.raw mnt
 truncate -s 1M one.raw two.raw
 truncate -s 2M three.raw
-refused "sizes that differ" 32 "three.raw" "$QUORUMFS" mount -o state-dir=state one.raw two.raw three.raw mnt
-refused "sizes that differ, offline" 2 "three.raw" "$QUORUMFS" verify one.raw two.raw three.raw
+refused "sizes that differ" 32 "replica 'c'" "$QUORUMFS" mount -o state-dir=state one.raw two.raw three.raw mnt
+refused "sizes that differ, offline" 2 "replica 'c'" "$QUORUMFS" verify one.raw two.raw three.raw
 refused "the same file twice" 32 "one.raw" "$QUORUMFS" mount -o state-dir=state one.raw one.raw two.raw mnt
 ln one.raw link.raw
 refused "the same file by another name" 32 "link.raw" "$QUORUMFS" mount -o state-dir=state one.raw link.raw two.raw mnt
-refused "a threshold of 3 of 2" 32 "threshold may not exceed children count" \
+refused "a threshold of 3 of 2" 1 "threshold may not exceed children count" \
     "$QUORUMFS" mount -o state-dir=state --threshold 3 one.raw two.raw mnt
-refused "a threshold of 0" 32 "expects a value >= 1" \
+refused "a threshold of 0" 1 "expects a value >= 1" \
     "$QUORUMFS" mount -o state-dir=state --threshold 0 one.raw two.raw mnt
 refused "an unknown option" 1 "threshold" "$QUORUMFS" mount -o treshold=2 one.raw two.raw mnt
 cp one.raw suffix.unknown

@@ -73,7 +73,8 @@ each 'qemu-img create -q -f qcow2 {}/odd.qcow2 3333120 && qemu-io -f qcow2 -c "w
 compare odd.qcow2 qcow2 "auto native"
 each 'qemu-img convert -q -O qcow content.raw {}/one.qcow'
 compare one.qcow qcow "auto libqcow"
-each 'qemu-img convert -q -c -O qcow content.raw {}/onec.qcow'
+# With -c qemu-img 7.2 writes a good image and then exits with 1.
+each '! qemu-img convert -q -c -O qcow content.raw {}/onec.qcow'
 compare onec.qcow qcow "auto libqcow"
 
 # Chains: mixed formats, bases shorter and longer than what lies over them.
