@@ -2,7 +2,7 @@
  * verify-read.c: a replica's bytes in order, read ahead into a ring of slots.
  *
  * A slot is either a stretch of zeroes of any length, for which nothing is read, or the
- * disk up to the next multiple of VERIFY_PIECE, as a list of parts: data, zeroes by the
+ * disk up to the next multiple of the piece's size, as a list of parts: data, zeroes by the
  * map, or sectors that cannot be read. All boundaries are sector boundaries, also where
  * the map's are not (a hole that starts inside a sector starts at the next one here), so
  * that the consumer can vote on whatever the spans of all replicas have in common.
@@ -11,7 +11,7 @@
  * that what is called unreadable is exactly that. A read that timed out is not: each step
  * would cost the time-out again, and the replica's decoder has gone, not a sector.
  *
- * Invariants: produced - consumed <= n_slots; the slot at `produced` belongs to the
+ * Invariants: produced - consumed <= SLOTS; the slot at `produced` belongs to the
  * reader's thread, the one at `consumed` to the consumer (once produced > consumed); both
  * counters and `stop` change under the lock only. Each side sets its `waits` flag under
  * the lock before it sleeps, so that nobody is signalled in vain.
@@ -31,22 +31,24 @@ typedef struct slot_part {
     bool zero;
 } slot_part;
 
-/* One part per sector and one more is the most that a piece can have. */
-#define PARTS_MAX (VERIFY_PIECE / IMAGE_SECTOR + 1)
+/* One is filled while the other is compared. More of them cost more than they bring: what
+ * is compared should still be in the cache of the core that read it. A power of two, so
+ * that the counters may wrap. */
+#define SLOTS 2u
 
 typedef struct slot {
     uint64_t offset, length;
-    uint8_t *buf; /* VERIFY_PIECE bytes; part at disk offset x is at buf + x - offset */
-    slot_part *parts;
+    uint8_t *buf;     /* a piece; the part at disk offset x is at buf + x - offset */
+    slot_part *parts; /* room for one per sector and one more */
     unsigned n_parts;
 } slot;
 
 struct verify_reader {
     chain *c;
     uint64_t size;
+    size_t piece;
     GThread *thread;
-    slot *slots;
-    unsigned n_slots;
+    slot slots[SLOTS];
 
     GMutex lock; /* guards what follows, up to the blank line */
     GCond filled, freed;
@@ -78,7 +80,7 @@ static void reader_map(verify_reader *r, uint64_t at)
     chain_extent extent;
     if (chain_map(r->c, at, window, &extent) < 0) {
         r->extent_zero = false;
-        r->extent_end = sector_up(r, at + MIN(window, VERIFY_PIECE));
+        r->extent_end = sector_up(r, at + MIN(window, r->piece));
         return;
     }
     uint64_t end = at + MIN(extent.length, window);
@@ -128,7 +130,7 @@ static void slot_fill(verify_reader *r, slot *s, uint64_t offset)
     s->offset = offset;
     s->length = 0;
     s->n_parts = 0;
-    uint64_t end = MIN(r->size, (offset / VERIFY_PIECE + 1) * VERIFY_PIECE);
+    uint64_t end = MIN(r->size, (offset / r->piece + 1) * r->piece);
     reader_map(r, offset);
     if (r->extent_zero && r->extent_end >= end) {
         slot_add(s, r->extent_end - offset, true, 0);
@@ -157,12 +159,12 @@ static void slot_fill(verify_reader *r, slot *s, uint64_t offset)
 static slot *reader_claim(verify_reader *r)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&r->lock);
-    while (!r->stop && r->produced - r->consumed == r->n_slots) {
+    while (!r->stop && r->produced - r->consumed == SLOTS) {
         r->reader_waits = true;
         g_cond_wait(&r->freed, &r->lock);
         r->reader_waits = false;
     }
-    return r->stop ? NULL : &r->slots[r->produced % r->n_slots];
+    return r->stop ? NULL : &r->slots[r->produced % SLOTS];
 }
 
 static void reader_publish(verify_reader *r)
@@ -187,18 +189,15 @@ static void *reader_thread(void *opaque)
     return NULL;
 }
 
-verify_reader *verify_reader_new(chain *c, uint64_t size, unsigned slots)
+verify_reader *verify_reader_new(chain *c, uint64_t size, size_t piece)
 {
     verify_reader *r = g_new0(verify_reader, 1);
     r->c = c;
     r->size = size;
-    /* A power of two, so that the counters may wrap. */
-    for (r->n_slots = 1; r->n_slots * 2 <= slots;)
-        r->n_slots *= 2;
-    r->slots = g_new0(slot, r->n_slots);
-    for (unsigned i = 0; i < r->n_slots; i++) {
-        r->slots[i].buf = g_aligned_alloc(1, VERIFY_PIECE, 4096);
-        r->slots[i].parts = g_new(slot_part, PARTS_MAX);
+    r->piece = piece;
+    for (unsigned i = 0; i < SLOTS; i++) {
+        r->slots[i].buf = g_aligned_alloc(1, piece, 4096);
+        r->slots[i].parts = g_new(slot_part, piece / IMAGE_SECTOR + 1);
     }
     g_mutex_init(&r->lock);
     g_cond_init(&r->filled);
@@ -216,11 +215,10 @@ void verify_reader_free(verify_reader *r)
     g_cond_signal(&r->freed);
     g_mutex_unlock(&r->lock);
     g_thread_join(r->thread);
-    for (unsigned i = 0; i < r->n_slots; i++) {
+    for (unsigned i = 0; i < SLOTS; i++) {
         g_aligned_free(r->slots[i].buf);
         g_free(r->slots[i].parts);
     }
-    g_free(r->slots);
     g_mutex_clear(&r->lock);
     g_cond_clear(&r->filled);
     g_cond_clear(&r->freed);
@@ -241,7 +239,7 @@ bool verify_reader_peek(verify_reader *r, int64_t timeout_us, verify_span *ret_s
                 return false;
         }
     }
-    const slot *s = &r->slots[r->consumed % r->n_slots];
+    const slot *s = &r->slots[r->consumed % SLOTS];
     const slot_part *part = &s->parts[r->part];
     ret_span->length = part->length - r->part_done;
     ret_span->error = part->error;
@@ -251,7 +249,7 @@ bool verify_reader_peek(verify_reader *r, int64_t timeout_us, verify_span *ret_s
 
 void verify_reader_consume(verify_reader *r, uint64_t length)
 {
-    const slot *s = &r->slots[r->consumed % r->n_slots];
+    const slot *s = &r->slots[r->consumed % SLOTS];
     r->slot_done += length;
     r->part_done += length;
     if (r->part_done < s->parts[r->part].length)

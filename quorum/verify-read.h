@@ -10,8 +10,9 @@
 
 #include "formats/chain.h"
 
-/* What one read asks of a chain, and the longest span with data. */
-#define VERIFY_PIECE (256u << 10)
+/* The most that one read asks of a chain, and the longest span with data. A megabyte,
+ * because each read of a decoder's process costs two wake-ups. */
+#define VERIFY_PIECE_MAX (1u << 20)
 
 /* The next bytes of a replica. Every span but the last of the disk starts and ends at a
  * sector. */
@@ -23,8 +24,9 @@ typedef struct verify_span {
 
 typedef struct verify_reader verify_reader;
 
-/* Reads [0, size) of `c`, which is borrowed. `slots`: how many pieces it may be ahead. */
-verify_reader *verify_reader_new(chain *c, uint64_t size, unsigned slots);
+/* Reads [0, size) of `c`, which is borrowed, in pieces of `piece` bytes (a power of two,
+ * sectors at least). */
+verify_reader *verify_reader_new(chain *c, uint64_t size, size_t piece);
 void verify_reader_free(verify_reader *r); /* NULL is allowed */
 
 /* The span at the consumer's position, which must lie before the end. Waits at most

@@ -9,7 +9,7 @@
  * vote, and what it finds is merged with what the stretch before ended in: a range is
  * reported when the next one differs from it, so that every range is as long as it can be.
  *
- * Memory: readers share READ_AHEAD_BYTES, but have two slots at least.
+ * Memory: two pieces per reader, which are smaller where there are many readers.
  */
 #include "quorum/verify.h"
 #include "quorum/verify-digest.h"
@@ -17,12 +17,11 @@
 #include <string.h>
 
 #define READ_AHEAD_BYTES (24u << 20)
-#define SLOTS_MAX        8
 #define WAIT_US          100000
 #define PROGRESS_US      100000
 #define PROGRESS_BYTES   ((uint64_t)64 << 20)
 
-static const uint8_t zeroes[VERIFY_PIECE];
+static const uint8_t zeroes[VERIFY_PIECE_MAX];
 
 typedef struct verification {
     const verify_options *options;
@@ -201,7 +200,7 @@ static void progress(verification *v, bool force)
 }
 
 /* Fetches every replica's span at v->at. Returns how many bytes they have in common, at
- * most VERIFY_PIECE unless all are zero by their maps; 0: cancelled. */
+ * most a piece unless all are zero by their maps; 0: cancelled. */
 static uint64_t stretch_fetch(verification *v)
 {
     uint64_t length = UINT64_MAX;
@@ -246,10 +245,11 @@ void verify_run(disk *d, const verify_options *options, verify_summary *ret_summ
         .threshold = disk_threshold(d),
     };
     vote_verdict_init(&v.verdict);
-    unsigned slots = MIN(READ_AHEAD_BYTES / VERIFY_PIECE / v.n, SLOTS_MAX);
+    size_t piece = VERIFY_PIECE_MAX;
+    while (2 * piece * v.n > READ_AHEAD_BYTES)
+        piece /= 2;
     for (unsigned i = 0; i < v.n; i++)
-        v.readers[i] =
-            verify_reader_new(disk_chain(d, i), ret_summary->size, MAX(slots, 2));
+        v.readers[i] = verify_reader_new(disk_chain(d, i), ret_summary->size, piece);
     verify_disk(&v);
     for (unsigned i = 0; i < v.n; i++)
         verify_reader_free(v.readers[i]);
