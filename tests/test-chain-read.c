@@ -416,6 +416,23 @@ Test(chain_read, requests_of_the_caller_are_left_alone)
     chain_close(c);
 }
 
+Test(chain_read, libqcow_decodes_what_it_is_named_for)
+{
+    make_content();
+    overlay("", "content.raw", "raw", "top.qcow2", "", "-c 'write -q -P 4 1M 128k'");
+    chain *c = must_open("top.qcow2", &(chain_options){.decoder = CHAIN_DECODER_LIBQCOW});
+    uint8_t buf[4096];
+    io_list list = {0};
+    cr_assert_str_eq(chain_get_layer(c, 0)->decoder, "libqcow");
+    cr_assert_eq(chain_prepare_read(c, buf, (1 << 20) + 512, 4096, 0, &list), 0);
+    cr_assert_eq(list.count, 0);
+    cr_assert_eq(buf[4095], 4);
+    cr_assert_eq(chain_prepare_read(c, buf, 65536, 4096, 0, &list), 0);
+    cr_assert_eq(list.count, 1);
+    io_list_free(&list);
+    chain_close(c);
+}
+
 static chain *shared_chain;
 static const model *shared_model;
 
