@@ -49,9 +49,10 @@ $(BUILD)/tests/test-%: $(BUILD)/tests/test-%.o $(TEST_LIB) $(BUILD)/libquorumfs.
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS) $(TEST_LIBS)
 
 # Tests of the disk: a disk on raw files, and chain_* calls that fail on command.
-FAULT_WRAP := read prepare_read prepare_write write_zeroes discard resize prepare_flush
+FAULT_WRAP := chain_read chain_prepare_read chain_prepare_write chain_write_zeroes \
+              chain_discard chain_resize chain_prepare_flush journal_append journal_sync
 DISK_TESTS := $(filter $(BUILD)/tests/test-disk $(BUILD)/tests/test-disk-%,$(TEST_BIN))
-$(DISK_TESTS): LDFLAGS += $(FAULT_WRAP:%=-Wl,--wrap=chain_%)
+$(DISK_TESTS): LDFLAGS += $(FAULT_WRAP:%=-Wl,--wrap=%)
 $(DISK_TESTS): $(BUILD)/tests/disk-rig.o $(BUILD)/tests/fault.o
 
 tests: $(TEST_BIN)

@@ -70,8 +70,7 @@ static bool run_goes_on(const explanation *e, const explain_segment *next)
 {
     const explain_segment *run = &e->run;
     unsigned n = e->d->n;
-    if (run->length == 0 || run->winners != next->winners ||
-        memcmp(run->group, next->group, n) != 0 ||
+    if (run->length == 0 || memcmp(run->group, next->group, n) != 0 ||
         memcmp(run->errors, next->errors, n * sizeof(run->errors[0])) != 0)
         return false;
     for (unsigned i = 0; i < n; i++)

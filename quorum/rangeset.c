@@ -3,7 +3,8 @@
  * touch what is there already, so a tree would not pay for itself.
  */
 #include "quorum/rangeset.h"
-#include <string.h>
+#include <stdbool.h>
+#include <stdlib.h>
 
 void rangeset_clear(rangeset *set)
 {
@@ -50,10 +51,16 @@ static void coarsen(rangeset *set)
     for (unsigned i = 0; i + 1 < count; i++)
         gaps[i] = ranges[i + 1].start - ranges[i].end;
     qsort(gaps, count - 1, sizeof(*gaps), compare_gaps);
-    uint64_t limit = gaps[(count - 1) / 2];
+    unsigned half = count / 2, equal = half;
+    uint64_t limit = gaps[half - 1];
+    while (equal > 0 && gaps[half - equal] < limit) /* how many of the limit's size go */
+        equal--;
 
     for (unsigned i = 1; i < count; i++) {
-        if (ranges[i].start - ranges[kept].end <= limit)
+        uint64_t gap = ranges[i].start - ranges[kept].end;
+        bool merge = gap < limit || (gap == limit && equal > 0);
+        equal -= merge && gap == limit;
+        if (merge)
             ranges[kept].end = ranges[i].end;
         else
             ranges[++kept] = ranges[i];

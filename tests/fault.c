@@ -1,5 +1,6 @@
 /* fault.c: see fault.h. */
 #include "tests/fault.h"
+#include "quorum/journal.h"
 #include <stdatomic.h>
 
 #define FAULTS_MAX 16
@@ -9,7 +10,7 @@ static struct {
     unsigned left;
     bool active;
 } faults[FAULTS_MAX];
-static atomic_uint n_faults, n_hits;
+static atomic_uint n_faults, n_hits, n_unsynced;
 
 void fault_add(fault f)
 {
@@ -30,6 +31,11 @@ void fault_clear(void)
 unsigned fault_hits(void)
 {
     return n_hits;
+}
+
+unsigned fault_unsynced_records(void)
+{
+    return n_unsynced;
 }
 
 static const fault *strike(const chain *c, fault_kind kind, uint64_t offset,
@@ -114,4 +120,20 @@ int __wrap_chain_prepare_flush(chain *c, unsigned owner, io_list *list)
 {
     const fault *f = strike(c, FAULT_FLUSH, 0, 0);
     return f ? -f->error : __real_chain_prepare_flush(c, owner, list);
+}
+
+int __real_journal_append(journal *j, const journal_record *record);
+int __wrap_journal_append(journal *j, const journal_record *record);
+int __wrap_journal_append(journal *j, const journal_record *record)
+{
+    n_unsynced++;
+    return __real_journal_append(j, record);
+}
+
+int __real_journal_sync(journal *j);
+int __wrap_journal_sync(journal *j);
+int __wrap_journal_sync(journal *j)
+{
+    n_unsynced = 0;
+    return __real_journal_sync(j);
 }

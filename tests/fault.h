@@ -3,7 +3,7 @@
  * be had from a file system; where a truncated or corrupted file does, use that.
  *
  * A program that links fault.o is linked with --wrap for the chain_* functions below
- * (Makefile: FAULT_WRAP), so every call that the disk makes passes here first. Set faults
+ * and for the journal's (Makefile: FAULT_WRAP), so every call that the disk makes passes here first. Set faults
  * while no request is running.
  */
 #ifndef TESTS_FAULT_H
@@ -30,6 +30,8 @@ typedef struct fault {
 
 void fault_add(fault f);
 void fault_clear(void);
+/* Journal records appended since the last journal_sync. */
+unsigned fault_unsynced_records(void);
 /* How often any fault struck since fault_clear. */
 unsigned fault_hits(void);
 
