@@ -13,6 +13,9 @@
 #define LONG_BASE 256
 
 static void print_error(const char *command, const char *format, va_list args)
+    G_GNUC_PRINTF(2, 0);
+
+static void print_error(const char *command, const char *format, va_list args)
 {
     g_autofree char *text = g_strdup_vprintf(format, args);
     for (char *p = text; *p; p++)
