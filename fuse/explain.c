@@ -8,6 +8,7 @@ typedef struct explain_runs {
     json_t *runs;
     json_t *replicas; /* of the last run, borrowed */
     uint64_t offset;  /* of the last run */
+    unsigned rows;
 } explain_runs;
 
 static const char *kind_name(image_extent_kind kind)
@@ -56,6 +57,8 @@ static json_t *row_object(const disk_explain_row *row)
 static void take_row(void *opaque, const disk_explain_row *row)
 {
     explain_runs *r = opaque;
+    if (++r->rows > EXPLAIN_ROWS_MAX)
+        return;
     if (!r->replicas || r->offset != row->offset) {
         json_t *run =
             json_pack("{s:I, s:I, s:b, s:b, s:[]}", "offset", (json_int_t)row->offset,
@@ -80,6 +83,8 @@ int explain_json(disk *d, uint64_t offset, uint64_t length, json_t **ret_object)
     end = MIN(end, start + DISK_EXPLAIN_MAX);
     explain_runs r = {.runs = json_array()};
     int result = disk_explain(d, start, end - start, take_row, &r);
+    if (result == 0 && r.rows > EXPLAIN_ROWS_MAX)
+        result = -E2BIG;
     if (result < 0) {
         json_decref(r.runs);
         return result;

@@ -17,7 +17,8 @@
  *
  * "kind" is "data", "compressed", "zero" or "unallocated"; "host-offset" is there when the
  * bytes have a place in "file". 0 or -errno; -EINVAL: the range is too long or starts past
- * the disk's end. */
+ * the disk's end; -E2BIG: more than EXPLAIN_ROWS_MAX members of "replicas" in all. */
+#define EXPLAIN_ROWS_MAX 32768u
 int explain_json(disk *d, uint64_t offset, uint64_t length, json_t **ret_object);
 
 #endif
