@@ -6,14 +6,13 @@
  * serve a request (R2, R3) and the journal names the sectors and not the request (R4).
  * A time-out is not asked again: the replica would hold up the request once more (R5).
  *
- * Bounded for each replica and request by RECOVER_READS and RECOVER_NS; what was not
- * looked at by then counts as failed.
+ * Bounded: a request of which nothing can be read has some 16 + 256 + 2,048 pieces, and
+ * what was not looked at after RECOVER_US counts as failed.
  */
 #include "quorum/disk-internal.h"
 #include <errno.h>
 
-#define RECOVER_READS 2400u /* 16 + 256 + 2,048: a whole request of which all failed */
-#define RECOVER_US    (2 * G_USEC_PER_SEC)
+#define RECOVER_US (2 * G_USEC_PER_SEC) /* for each replica and request */
 
 static const size_t piece_sizes[] = {64u << 10, 4u << 10, VOTE_SECTOR};
 #define PIECE_LEVELS G_N_ELEMENTS(piece_sizes)
@@ -23,7 +22,6 @@ typedef struct recovery {
     uint64_t offset; /* of data[0] in the disk */
     uint8_t *data;
     int *sector_errors;
-    unsigned reads_left;
     gint64 deadline;
     bool over;
 } recovery;
@@ -32,11 +30,10 @@ static void recover_range(recovery *r, size_t at, size_t end, unsigned level);
 
 static void recover_piece(recovery *r, size_t at, size_t length, unsigned level)
 {
-    if (r->reads_left == 0 || g_get_monotonic_time() > r->deadline) {
+    if (g_get_monotonic_time() > r->deadline) {
         r->over = true;
         return;
     }
-    r->reads_left--;
     int error = chain_read(r->chain, r->data + at, r->offset + at, length);
     for (size_t k = at; k < at + length; k += VOTE_SECTOR)
         r->sector_errors[k / VOTE_SECTOR] = error;
@@ -77,7 +74,6 @@ void disk_recover(disk *d, disk_reading *reading)
             .offset = reading->offset,
             .data = (uint8_t *)(uintptr_t)reading->ballots[i].data,
             .sector_errors = sector_errors,
-            .reads_left = RECOVER_READS,
             .deadline = g_get_monotonic_time() + RECOVER_US,
         };
         if (error != -ETIMEDOUT)

@@ -1,6 +1,5 @@
 /* disk-rig.c: see disk-rig.h. */
 #include "tests/disk-rig.h"
-#include "tests/fault.h"
 #include <criterion/criterion.h>
 #include <string.h>
 
@@ -190,4 +189,44 @@ char *disk_rig_digest(disk_rig *rig, uint64_t offset, size_t length, uint8_t mas
     journal_digest(bytes, length, digest);
     return g_strdup_printf("%02x%02x%02x%02x", digest[0], digest[1], digest[2],
                            digest[3]);
+}
+
+void disk_rig_model_resize(disk_rig *rig, uint64_t size)
+{
+    rig->model = g_realloc(rig->model, size);
+    if (size > rig->size)
+        memset(rig->model + rig->size, 0, size - rig->size);
+    rig->size = size;
+}
+
+void disk_rig_fail(disk_rig *rig, unsigned i, fault_kind kind, int error, uint64_t torn)
+{
+    fault_add((fault){.chain = disk_chain(rig->disk, i),
+                      .kind = kind,
+                      .error = error,
+                      .torn = torn,
+                      .times = 1});
+}
+
+void disk_rig_expect_state(disk_rig *rig, unsigned i, replica_state state)
+{
+    replica_status status;
+    disk_replica_status(rig->disk, i, &status);
+    cr_assert_eq(status.state, state, "replica %u is %s", i,
+                 replica_state_name(status.state));
+}
+
+char *disk_rig_only_record(disk_rig *rig, const char *event, const char *op)
+{
+    json_t *records = disk_rig_records(rig, event, op);
+    cr_assert_eq(json_array_size(records), 1, "%zu records of %s %s",
+                 json_array_size(records), event, op);
+    const json_t *record = json_array_get(records, 0);
+    g_autofree char *parties = record_parties(record);
+    char *text = g_strdup_printf(
+        "%lld+%lld %s errno %lld, %s", (long long)record_int(record, "offset"),
+        (long long)record_int(record, "length"), parties,
+        (long long)record_int(record, "errno"), record_str(record, "action"));
+    json_decref(records);
+    return text;
 }

@@ -5,6 +5,7 @@
 #define TESTS_DISK_RIG_H
 
 #include "quorum/disk.h"
+#include "tests/fault.h"
 #include "tests/support.h"
 #include <jansson.h>
 
@@ -36,6 +37,13 @@ int disk_rig_read(disk_rig *rig, uint64_t offset, size_t length);
 /* Fails the test unless each replica of the set holds exactly the model. */
 void disk_rig_check_replicas(disk_rig *rig, uint64_t set);
 
+/* The model takes another size; grown space is zeroes. */
+void disk_rig_model_resize(disk_rig *rig, uint64_t size);
+
+/* The next such call of one replica fails with `error`, a write after `torn` bytes. */
+void disk_rig_fail(disk_rig *rig, unsigned i, fault_kind kind, int error, uint64_t torn);
+void disk_rig_expect_state(disk_rig *rig, unsigned i, replica_state state);
+
 /* The journal's records with these values ("": any), as an array; json_decref it. */
 json_t *disk_rig_records(disk_rig *rig, const char *event, const char *op);
 unsigned disk_rig_count(disk_rig *rig, const char *event, const char *op);
@@ -45,6 +53,8 @@ const char *record_str(const json_t *record, const char *name);
 /* "a,b|c=DIGEST,d!5": winners, then losers with the first 8 digits of the digest or the
  * errno; `winner` has the digest after an equals sign too. The caller frees. */
 char *record_parties(const json_t *record);
+/* The only record with this event and operation: "OFFSET+LENGTH PARTIES errno N, ACTION". */
+char *disk_rig_only_record(disk_rig *rig, const char *event, const char *op);
 /* The first 8 digits of the SHA-256 of the model's bytes, each xor mask. */
 char *disk_rig_digest(disk_rig *rig, uint64_t offset, size_t length, uint8_t mask);
 

@@ -7,7 +7,7 @@
 
 static struct {
     fault what;
-    unsigned left;
+    unsigned left, passed;
     bool active;
 } faults[FAULTS_MAX];
 static atomic_uint n_faults, n_hits, n_unsynced;
@@ -18,6 +18,7 @@ void fault_add(fault f)
     unsigned k = n_faults;
     faults[k].what = f;
     faults[k].left = f.times;
+    faults[k].passed = 0;
     faults[k].active = true;
     n_faults = k + 1;
 }
@@ -48,10 +49,15 @@ static const fault *strike(const chain *c, fault_kind kind, uint64_t offset,
         if (f->length &&
             (offset >= f->offset + f->length || offset + length <= f->offset))
             continue;
+        if (faults[k].passed++ < f->after)
+            continue;
         if (f->times && --faults[k].left == 0)
             faults[k].active = false;
         n_hits++;
-        return f;
+        if (f->hook)
+            f->hook();
+        if (f->error)
+            return f;
     }
     return NULL;
 }
@@ -110,7 +116,8 @@ int __real_chain_resize(chain *c, uint64_t size);
 int __wrap_chain_resize(chain *c, uint64_t size);
 int __wrap_chain_resize(chain *c, uint64_t size)
 {
-    const fault *f = size == chain_size(c) ? NULL : strike(c, FAULT_RESIZE, 0, 0);
+    fault_kind kind = size == chain_size(c) ? FAULT_PROBE : FAULT_RESIZE;
+    const fault *f = strike(c, kind, 0, 0);
     return f ? -f->error : __real_chain_resize(c, size);
 }
 

@@ -16,6 +16,7 @@ typedef enum fault_kind {
     FAULT_WRITE,  /* chain_prepare_write */
     FAULT_CLEAR,  /* chain_write_zeroes, chain_discard */
     FAULT_RESIZE, /* chain_resize to another size; offset and length are ignored */
+    FAULT_PROBE,  /* chain_resize to the present size, likewise */
     FAULT_FLUSH,  /* chain_prepare_flush; offset and length are ignored */
 } fault_kind;
 
@@ -26,6 +27,8 @@ typedef struct fault {
     int error;               /* positive errno */
     uint64_t torn;           /* so many bytes of a write are written all the same */
     unsigned times;          /* then it is gone; 0: for ever */
+    unsigned after;          /* so many calls pass before the first one fails */
+    void (*hook)(void);      /* called when it strikes; error 0: then the call goes on */
 } fault;
 
 void fault_add(fault f);
