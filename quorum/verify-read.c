@@ -11,10 +11,13 @@
  * that what is called unreadable is exactly that. A read that timed out is not: each step
  * would cost the time-out again, and the replica's decoder has gone, not a sector.
  *
- * Invariants: produced - consumed <= SLOTS; the slot at `produced` belongs to the
- * reader's thread, the one at `consumed` to the consumer (once produced > consumed); both
- * counters and `stop` change under the lock only. Each side sets its `waits` flag under
- * the lock before it sleeps, so that nobody is signalled in vain.
+ * Zeroes take no buffer, so that a replica of data between holes is read ahead, too.
+ *
+ * Invariants: produced - consumed <= SLOTS, and at most BUFFERS of these slots hold data;
+ * the slot at `produced` belongs to the reader's thread, the one at `consumed` to the
+ * consumer (once produced > consumed); all counters and `stop` change under the lock only.
+ * Each side sets its `waits` flag under the lock before it sleeps, so that nobody is
+ * signalled in vain, and is signalled when the lock is free again, so that it can have it.
  */
 #include "quorum/verify-read.h"
 #include <errno.h>
@@ -31,10 +34,11 @@ typedef struct slot_part {
     bool zero;
 } slot_part;
 
-/* One is filled while the other is compared. More of them cost more than they bring: what
- * is compared should still be in the cache of the core that read it. A power of two, so
- * that the counters may wrap. */
-#define SLOTS 2u
+/* One buffer is filled while the other is compared. More of them cost more than they
+ * bring: what is compared should still be in a cache. Powers of two, so that the counters
+ * may wrap. */
+#define BUFFERS 2u
+#define SLOTS   16u
 
 typedef struct slot {
     uint64_t offset, length;
@@ -49,10 +53,12 @@ struct verify_reader {
     size_t piece;
     GThread *thread;
     slot slots[SLOTS];
+    uint8_t *buffers[BUFFERS]; /* a piece each */
 
     GMutex lock; /* guards what follows, up to the blank line */
     GCond filled, freed;
-    unsigned produced, consumed; /* slots so far; may wrap */
+    unsigned produced, consumed;           /* slots so far; may wrap */
+    unsigned data_produced, data_consumed; /* those of them that have a buffer */
     bool consumer_waits, reader_waits;
     bool stop;
 
@@ -125,18 +131,17 @@ static void slot_read(const verify_reader *r, slot *s, size_t length)
     }
 }
 
-static void slot_fill(verify_reader *r, slot *s, uint64_t offset)
+/* How far it is from `at` to the end of a stretch of zeroes that reaches the piece's end;
+ * 0: there is data in the piece. */
+static uint64_t zero_stretch(verify_reader *r, uint64_t at, uint64_t piece_end)
 {
-    s->offset = offset;
-    s->length = 0;
-    s->n_parts = 0;
-    uint64_t end = MIN(r->size, (offset / r->piece + 1) * r->piece);
-    reader_map(r, offset);
-    if (r->extent_zero && r->extent_end >= end) {
-        slot_add(s, r->extent_end - offset, true, 0);
-        return;
-    }
-    uint64_t at = offset;
+    reader_map(r, at);
+    return r->extent_zero && r->extent_end >= piece_end ? r->extent_end - at : 0;
+}
+
+static void slot_fill(verify_reader *r, slot *s, uint64_t end)
+{
+    uint64_t at = s->offset;
     while (at < end) {
         reader_map(r, at);
         bool zero = r->extent_zero;
@@ -155,23 +160,39 @@ static void slot_fill(verify_reader *r, slot *s, uint64_t offset)
     }
 }
 
-/* Waits until a slot is free; NULL: stopped. */
-static slot *reader_claim(verify_reader *r)
+static bool slot_free(const verify_reader *r, bool data)
+{
+    return r->produced - r->consumed < SLOTS &&
+           (!data || r->data_produced - r->data_consumed < BUFFERS);
+}
+
+/* Waits until a slot is free, and a buffer if there is data; NULL: stopped. */
+static slot *reader_claim(verify_reader *r, uint64_t offset, bool data)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&r->lock);
-    while (!r->stop && r->produced - r->consumed == SLOTS) {
+    while (!r->stop && !slot_free(r, data)) {
         r->reader_waits = true;
         g_cond_wait(&r->freed, &r->lock);
         r->reader_waits = false;
     }
-    return r->stop ? NULL : &r->slots[r->produced % SLOTS];
+    if (r->stop)
+        return NULL;
+    slot *s = &r->slots[r->produced % SLOTS];
+    s->offset = offset;
+    s->length = 0;
+    s->n_parts = 0;
+    s->buf = data ? r->buffers[r->data_produced % BUFFERS] : NULL;
+    return s;
 }
 
-static void reader_publish(verify_reader *r)
+static void reader_publish(verify_reader *r, const slot *s)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&r->lock);
+    g_mutex_lock(&r->lock);
     r->produced++;
-    if (r->consumer_waits)
+    r->data_produced += s->buf != NULL;
+    bool wake = r->consumer_waits;
+    g_mutex_unlock(&r->lock);
+    if (wake)
         g_cond_signal(&r->filled);
 }
 
@@ -179,12 +200,17 @@ static void *reader_thread(void *opaque)
 {
     verify_reader *r = opaque;
     for (uint64_t at = 0; at < r->size;) {
-        slot *s = reader_claim(r);
+        uint64_t end = MIN(r->size, (at / r->piece + 1) * r->piece);
+        uint64_t zeroes = zero_stretch(r, at, end);
+        slot *s = reader_claim(r, at, zeroes == 0);
         if (!s)
             break;
-        slot_fill(r, s, at);
+        if (zeroes)
+            slot_add(s, zeroes, true, 0);
+        else
+            slot_fill(r, s, end);
         at += s->length;
-        reader_publish(r);
+        reader_publish(r, s);
     }
     return NULL;
 }
@@ -195,10 +221,10 @@ verify_reader *verify_reader_new(chain *c, uint64_t size, size_t piece)
     r->c = c;
     r->size = size;
     r->piece = piece;
-    for (unsigned i = 0; i < SLOTS; i++) {
-        r->slots[i].buf = g_aligned_alloc(1, piece, 4096);
+    for (unsigned i = 0; i < SLOTS; i++)
         r->slots[i].parts = g_new(slot_part, piece / IMAGE_SECTOR + 1);
-    }
+    for (unsigned i = 0; i < BUFFERS; i++)
+        r->buffers[i] = g_aligned_alloc(1, piece, 4096);
     g_mutex_init(&r->lock);
     g_cond_init(&r->filled);
     g_cond_init(&r->freed);
@@ -215,10 +241,10 @@ void verify_reader_free(verify_reader *r)
     g_cond_signal(&r->freed);
     g_mutex_unlock(&r->lock);
     g_thread_join(r->thread);
-    for (unsigned i = 0; i < SLOTS; i++) {
-        g_aligned_free(r->slots[i].buf);
+    for (unsigned i = 0; i < SLOTS; i++)
         g_free(r->slots[i].parts);
-    }
+    for (unsigned i = 0; i < BUFFERS; i++)
+        g_aligned_free(r->buffers[i]);
     g_mutex_clear(&r->lock);
     g_cond_clear(&r->filled);
     g_cond_clear(&r->freed);
@@ -260,8 +286,11 @@ void verify_reader_consume(verify_reader *r, uint64_t length)
         return;
     r->part = 0;
     r->slot_done = 0;
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&r->lock);
+    g_mutex_lock(&r->lock);
     r->consumed++;
-    if (r->reader_waits)
+    r->data_consumed += s->buf != NULL;
+    bool wake = r->reader_waits;
+    g_mutex_unlock(&r->lock);
+    if (wake)
         g_cond_signal(&r->freed);
 }
