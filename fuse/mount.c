@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* One slow replica must not keep other requests from being taken; but each further thread
@@ -101,10 +102,35 @@ static void set_error(GError **error, const char *mountpoint, const char *fallba
 {
     g_mutex_lock(&reason_lock);
     const char *why = reason ? reason : fallback;
-    if (g_str_has_prefix(why, "fuse: "))
-        why += strlen("fuse: ");
+    const char *colon = strstr(why, ": ");
+    if (colon && (g_str_has_prefix(why, "fuse") || g_str_has_prefix(why, "fusermount")))
+        why = colon + 2;
     g_set_error(error, MOUNT_ERROR, 0, "cannot mount on %s: %s", mountpoint, why);
     g_mutex_unlock(&reason_lock);
+}
+
+/* A user's mount is made by fusermount3, which inherits standard error and says there what
+ * it does not like. While it runs, that is a file of ours. */
+static int mount_quietly(struct fuse_session *fuse, const char *mountpoint)
+{
+    int said = memfd_create("fusermount3", MFD_CLOEXEC);
+    int saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    bool captured = said >= 0 && saved >= 0 && dup2(said, STDERR_FILENO) >= 0;
+    int result = fuse_session_mount(fuse, mountpoint);
+    if (captured) {
+        char text[512];
+        dup2(saved, STDERR_FILENO);
+        ssize_t length = pread(said, text, sizeof text, 0);
+        g_mutex_lock(&reason_lock);
+        if (length > 0 && !reason)
+            reason = g_strstrip(g_strndup(text, (gsize)length));
+        g_mutex_unlock(&reason_lock);
+    }
+    if (said >= 0)
+        close(said);
+    if (saved >= 0)
+        close(saved);
+    return result;
 }
 
 /* ---- Mounting ---------------------------------------------------------------------- */
@@ -187,7 +213,7 @@ static bool attach(mount_session *m, GError **error)
     fuse_set_log_func(take_message);
     m->fuse = fuse_session_new(&args, &operations, sizeof operations, &m->ops);
     fuse_opt_free_args(&args);
-    if (!m->fuse || fuse_session_mount(m->fuse, m->mountpoint) != 0) {
+    if (!m->fuse || mount_quietly(m->fuse, m->mountpoint) != 0) {
         set_error(error, m->mountpoint, "fusermount3 refused it");
         return false;
     }
