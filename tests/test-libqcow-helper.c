@@ -123,11 +123,14 @@ Test(libqcow_helper, goes_when_the_daemon_goes)
     cr_assert_eq(pipe(ends), 0);
     pid_t daemon = fork();
     if (daemon == 0) {
-        pid_t pid = libqcow_helper_pid(run_open("a.qcow2"));
+        image *im = run_try("a.qcow2", NULL, NULL);
+        pid_t pid = im ? libqcow_helper_pid(im) : 0;
         _exit(write(ends[1], &pid, sizeof pid) != (ssize_t)sizeof pid);
     }
+    close(ends[1]);
     pid_t pid = 0;
     cr_assert_eq(read(ends[0], &pid, sizeof pid), (ssize_t)sizeof pid);
+    cr_assert_gt(pid, 0);
     int pidfd = pidfd_open(pid, 0);
     struct pollfd entry = {.fd = pidfd, .events = POLLIN};
     if (pidfd >= 0) /* else it has gone already */
