@@ -61,7 +61,7 @@ qumount mnt
 check "-o goes over the configuration" qmount mnt -o threshold=1,ro vm.conf
 equal "for every disk" "$("$QUORUMFS" status --json mnt | jq -c '[.disks[].threshold]')" '[1,1]'
 qumount mnt
-exits "a threshold above the number of replicas" 32 "$QUORUMFS" mount -o "threshold=4,state-dir=$scratch/state" vm.conf mnt
+exits "a threshold above the number of replicas" 1 "$QUORUMFS" mount -o "threshold=4,state-dir=$scratch/state" vm.conf mnt
 contains "is refused" "$err" "threshold may not exceed"
 
 fstab_options=rw,nofail,noatime,_netdev,x-systemd.automount,user,dev,suid
