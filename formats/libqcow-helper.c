@@ -336,6 +336,7 @@ void libqcow_helper_main(int argc, char **argv)
         getsockopt(SOCKET_FD, SOL_SOCKET, SO_TYPE, &type, &length) < 0 ||
         type != SOCK_SEQPACKET)
         return;
+    prctl(PR_SET_NAME, LIBQCOW_HELPER_NAME, 0, 0, 0); /* else the name would be "exe" */
     helper h = {.n_layers = 0};
     helper_open(&h);
     helper_serve(&h);

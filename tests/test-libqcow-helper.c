@@ -7,11 +7,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -381,6 +383,51 @@ Test(libqcow_liar, silence_is_a_timeout)
     cr_assert_lt(waitpid(-1, NULL, WNOHANG), 0, "a zombie");
     liars_out();
     image_close(im);
+}
+
+/* Whoever traces a process must wait for it first: until then it is to us as one that does
+ * not die. */
+static pid_t tracer_start(pid_t traced)
+{
+    int ends[2];
+    char attached = 0;
+    cr_assert_eq(pipe(ends), 0);
+    pid_t tracer = fork();
+    if (tracer == 0) {
+        attached = ptrace(PTRACE_SEIZE, traced, NULL, NULL) == 0;
+        if (write(ends[1], &attached, 1) == 1 && attached)
+            pause();
+        _exit(0);
+    }
+    close(ends[1]);
+    cr_assert_eq(read(ends[0], &attached, 1), 1);
+    close(ends[0]);
+    if (!attached)
+        cr_skip_test("no process may be traced here");
+    return tracer;
+}
+
+Test(libqcow_liar, one_that_does_not_die_holds_up_nobody)
+{
+    image_make();
+    uint64_t seed = support_seed();
+    uint8_t got[512];
+    libqcow_options options = {.timeout_ms = 100};
+    told = LIE_HANG;
+    liars_in();
+    image *im = run_open_with("a.qcow2", &options);
+    pid_t pid = libqcow_helper_pid(im), tracer = tracer_start(pid);
+    cr_assert_eq(image_read(im, got, 0, sizeof got), -ETIMEDOUT);
+    cr_assert_eq(kill(pid, 0), 0, "it was reaped: this test tests nothing");
+    liars_out();
+    assert_reads(im, "source.raw", &seed);
+    image_close(im);
+    kill(tracer, SIGKILL);
+    waitpid(tracer, NULL, 0);
+    gint64 deadline = g_get_monotonic_time() + 10 * G_USEC_PER_SEC;
+    while (kill(pid, 0) == 0 && g_get_monotonic_time() < deadline)
+        sched_yield();
+    assert_gone(pid);
 }
 
 Test(libqcow_liar, open_fails_in_one_line)
