@@ -169,15 +169,16 @@ static bool slot_free(const verify_reader *r, bool data)
 /* Waits until a slot is free, and a buffer if there is data; NULL: stopped. */
 static slot *reader_claim(verify_reader *r, uint64_t offset, bool data)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&r->lock);
+    g_mutex_lock(&r->lock);
     while (!r->stop && !slot_free(r, data)) {
         r->reader_waits = true;
         g_cond_wait(&r->freed, &r->lock);
         r->reader_waits = false;
     }
-    if (r->stop)
+    slot *s = r->stop ? NULL : &r->slots[r->produced % SLOTS];
+    g_mutex_unlock(&r->lock);
+    if (!s)
         return NULL;
-    slot *s = &r->slots[r->produced % SLOTS];
     s->offset = offset;
     s->length = 0;
     s->n_parts = 0;
@@ -251,20 +252,28 @@ void verify_reader_free(verify_reader *r)
     g_free(r);
 }
 
+/* False: the slot at `consumed` did not come within the time. */
+static bool slot_await(verify_reader *r, int64_t timeout_us)
+{
+    g_mutex_lock(&r->lock);
+    int64_t deadline = 0;
+    bool woken = true;
+    while (woken && r->produced == r->consumed) {
+        deadline = deadline ? deadline : g_get_monotonic_time() + timeout_us;
+        r->consumer_waits = true;
+        woken = g_cond_wait_until(&r->filled, &r->lock, deadline);
+        r->consumer_waits = false;
+    }
+    bool there = r->produced != r->consumed;
+    g_mutex_unlock(&r->lock);
+    return there;
+}
+
 bool verify_reader_peek(verify_reader *r, int64_t timeout_us, verify_span *ret_span)
 {
-    if (r->slot_done == 0) { /* else this side holds the slot already */
-        g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&r->lock);
-        int64_t deadline = 0;
-        while (r->produced == r->consumed) {
-            deadline = deadline ? deadline : g_get_monotonic_time() + timeout_us;
-            r->consumer_waits = true;
-            bool woken = g_cond_wait_until(&r->filled, &r->lock, deadline);
-            r->consumer_waits = false;
-            if (!woken && r->produced == r->consumed)
-                return false;
-        }
-    }
+    /* A slot that was begun is this side's already. */
+    if (r->slot_done == 0 && !slot_await(r, timeout_us))
+        return false;
     const slot *s = &r->slots[r->consumed % SLOTS];
     const slot_part *part = &s->parts[r->part];
     ret_span->length = part->length - r->part_done;

@@ -5,7 +5,7 @@
 #include "quorum/verify.h"
 #include "tests/support.h"
 #include <criterion/criterion.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #define SIZE    (4u << 20)
