@@ -51,3 +51,37 @@ wait "$started"
 equal "TERM is exit 0" $? 0
 contains "a line says how to use it" "$(cat line)" "-drive file=$scratch/mnt/disk.img,format=raw,cache=none"
 check "nothing is mounted" unmounted
+
+# quit on the control socket; and the decoders' processes end with the daemon.
+for r in a b c; do
+    qemu-img create -q -f qcow2 $r.qcow2 8M
+    qemu-io -f qcow2 -c "write -q -P 3 0 1M" $r.qcow2
+done
+quit() {
+    python3 - "$(jq -r .socket mnt/.quorumfs/status.json)" <<'PY'
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b'{"execute":"qmp_capabilities"}{"execute":"quit"}')
+while s.recv(4096):
+    pass
+PY
+}
+children() { ps -o pid= --ppid "$1" | tr -d ' '; }
+for how in quit TERM INT; do
+    qmount mnt -o decoder=libqcow a.qcow2 b.qcow2 c.qcow2 2>read-only || { not_ok "mount"; exit 1; }
+    pid=$(daemon_pid)
+    helpers=$(children "$pid")
+    contains "why the disk is read-only" "$(cat read-only)" "read-only"
+    equal "a helper for each replica" "$(wc -w <<<"$helpers")" 3
+    if [ $how = quit ]; then
+        check "quit is answered" quit
+    else # as a terminal's ^C, which reaches the whole group
+        # shellcheck disable=SC2086
+        kill -$how $pid $helpers 2>/dev/null
+    fi
+    for p in $pid $helpers; do
+        check "$how: process ends" wait_for gone "$p"
+    done
+    check "$how: unmounted" unmounted
+done
