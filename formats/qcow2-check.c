@@ -348,7 +348,8 @@ bool qcow2_check_tables(int fd, uint64_t data_size, const qcow2_header *header,
                  .budget = QCOW2_CHECK_BYTES_MAX,
                  .result = ret_check,
                  .error = error};
-    qcow2_layout_init(&c.layout, header, file_size, data_size);
+    bool external = (header->incompatible & QCOW2_INCOMPAT_DATA_FILE) != 0;
+    qcow2_layout_init(&c.layout, header, file_size, external ? data_size : file_size);
     bool ok = run_check(&c);
     g_free(c.filter);
     g_free(c.tables);

@@ -22,7 +22,7 @@ typedef struct qcow2_check {
 /* Checks L1, L2 and where clusters lie: tables inside the file and aligned, no cluster or
  * table over the header, L1, L2, refcount table and blocks, snapshot table or a snapshot's
  * L1, no table used twice, no cluster wholly past the end of its file, reserved bits zero.
- * `data_size` is the size of the external data file, or of the image itself without one.
+ * `data_size` is the size of the external data file; without one it does not matter.
  * Used before libqcow (FACTS.md: it is not memory-safe) and by qcow2_open. */
 bool qcow2_check_tables(int fd, uint64_t data_size, const qcow2_header *header,
                         const char *filename, qcow2_check *ret_check, GError **error);

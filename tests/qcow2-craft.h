@@ -110,10 +110,9 @@ static inline qcow2_check craft_check(const craft *c)
 {
     qcow2_header h;
     qcow2_check check;
-    uint64_t size = (uint64_t)lseek(c->fd, 0, SEEK_END);
     g_autoptr(GError) error = NULL;
     cr_assert(qcow2_header_read(c->fd, "/x", &h, NULL));
-    cr_assert(qcow2_check_tables(c->fd, size, &h, "/x", &check, &error), "%s",
+    cr_assert(qcow2_check_tables(c->fd, 0, &h, "/x", &check, &error), "%s",
               error ? error->message : "");
     qcow2_header_clear(&h);
     return check;
