@@ -71,9 +71,8 @@ static void range_add(verification *v, const verify_range *range)
 {
     range_count(v, range);
     verify_range *last = &v->pending;
+    /* The groups decide who wins, loses and failed. */
     if (last->length && last->offset + last->length == range->offset &&
-        last->winners == range->winners && last->failed == range->failed &&
-        last->n_groups == range->n_groups &&
         memcmp(last->group, range->group, sizeof last->group) == 0) {
         last->length += range->length;
         return;
