@@ -405,9 +405,10 @@ Test(libqcow_refuses, luks)
 {
     GError *error = NULL;
     qcow2_header header;
-    support_run("qemu-img create -q -f qcow2 --object secret,id=s,data=geheim "
-                "-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 "
-                "a.qcow2 1M");
+    /* qemu-img's key derivation measures the processor, and fails when it is busy. */
+    support_run("qemu-img create -q -f qcow2 a.qcow2 1M");
+    g_autofree char *path = support_path("a.qcow2");
+    support_poke(path, 35, "\2", 1);
     int fd = scratch_open("a.qcow2");
     cr_assert(!qcow2_header_read(fd, "a.qcow2", &header, &error));
     cr_assert(g_error_matches(error, IMAGE_ERROR, IMAGE_ERROR_UNSUPPORTED));
