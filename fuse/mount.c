@@ -12,6 +12,7 @@
  * is this one: it may have been detached lazily and another one made at the same place.
  */
 #include "fuse/mount.h"
+#include "fuse/cli.h"
 #include "fuse/mountpoint.h"
 #include "fuse/ops.h"
 #include <errno.h>
@@ -78,9 +79,11 @@ static const struct fuse_lowlevel_ops operations = {
 
 /* ---- What libfuse says ------------------------------------------------------------- */
 
-/* The first message of a failing mount; it becomes part of our one error line. */
+/* While a mount is made, the first message is kept to become part of our one error line;
+ * later ones are printed. */
 static GMutex reason_lock;
 static char *reason;
+static bool collecting;
 
 static void take_message(enum fuse_log_level level, const char *format, va_list args)
     G_GNUC_PRINTF(2, 0);
@@ -92,10 +95,21 @@ static void take_message(enum fuse_log_level level, const char *format, va_list 
     }
     char *text = g_strstrip(g_strdup_vprintf(format, args));
     g_mutex_lock(&reason_lock);
-    if (!reason)
+    if (!collecting)
+        cli_error("%s", text);
+    else if (!reason)
         reason = g_steal_pointer(&text);
     g_mutex_unlock(&reason_lock);
     g_free(text);
+}
+
+static void collect_messages(bool on)
+{
+    g_mutex_lock(&reason_lock);
+    collecting = on;
+    if (!on)
+        g_clear_pointer(&reason, g_free);
+    g_mutex_unlock(&reason_lock);
 }
 
 static void set_error(GError **error, const char *mountpoint, const char *fallback)
@@ -238,7 +252,10 @@ mount_session *mount_attach(const daemon_context *daemon, const char *mountpoint
     m->config = daemon->config;
     m->mountpoint = g_strdup(mountpoint);
     ops_context_init(&m->ops, tree_new(daemon), daemon->config->cache);
-    if (attach(m, error))
+    collect_messages(true);
+    bool attached = attach(m, error);
+    collect_messages(false);
+    if (attached)
         return m;
     mount_detach(m);
     mount_free(m);
@@ -353,7 +370,4 @@ void mount_free(mount_session *m)
     g_cond_clear(&m->returned);
     g_mutex_clear(&m->lock);
     g_free(m);
-    g_mutex_lock(&reason_lock);
-    g_clear_pointer(&reason, g_free);
-    g_mutex_unlock(&reason_lock);
 }

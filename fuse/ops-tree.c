@@ -63,15 +63,15 @@ tree_node *ops_disk(fuse_req_t req, fuse_ino_t ino)
 /*
  * O_TRUNC at open is left to the kernel's setattr (ATOMIC_O_TRUNC would make it believe in
  * size 0 before we can say no). Nothing is changed but through this mount, so that there
- * is no use in dropping cached pages when a time has changed (AUTO_INVAL_DATA). Splicing
- * costs more than it saves here.
+ * is no use in dropping cached pages when a time has changed (AUTO_INVAL_DATA). Set-id bits
+ * are the kernel's to clear (HANDLE_KILLPRIV). Splicing costs more than it saves here.
  */
 void ops_init(void *userdata, struct fuse_conn_info *conn)
 {
     ops_context *ops = userdata;
-    conn->want &=
-        ~(unsigned)(FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_AUTO_INVAL_DATA |
-                    FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+    conn->want &= ~(unsigned)(FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_AUTO_INVAL_DATA |
+                              FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_SPLICE_READ |
+                              FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
     if (ops->cache == CONFIG_CACHE_WRITEBACK)
         conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
     conn->max_write = DISK_REQUEST_MAX;

@@ -308,6 +308,7 @@ char *status_divergence_map(disk *d)
                                     .length = range->length,
                                     .status = range->no_quorum ? '-' : '/'};
     }
-    g_autofree char *comment = g_strdup_printf("where the replicas of disk %s differed", disk_name(d));
+    g_autofree char *comment =
+        g_strdup_printf("where the replicas of disk %s differed", disk_name(d));
     return mapfile_format(disk_size(d), '?', blocks, ranges->len, comment);
 }
