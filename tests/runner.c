@@ -6,6 +6,14 @@
 #include <criterion/criterion.h>
 #include <stdbool.h>
 
+/* Read by LeakSanitizer where it is linked in. Criterion keeps what CRITERION_OUTPUTS
+ * says, which tests/run-tests sets. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:criterion_handle_args";
+}
+
 int main(int argc, char **argv)
 {
     libqcow_helper_main(argc, argv);
