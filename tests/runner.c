@@ -14,6 +14,12 @@ const char *__lsan_default_suppressions(void)
     return "leak:criterion_handle_args";
 }
 
+const char *__lsan_default_options(void);
+const char *__lsan_default_options(void)
+{
+    return "print_suppressions=0";
+}
+
 int main(int argc, char **argv)
 {
     libqcow_helper_main(argc, argv);
