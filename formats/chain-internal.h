@@ -42,7 +42,8 @@ typedef struct chain_stack {
 struct chain {
     layer *layers[CHAIN_DEPTH_MAX];
     unsigned depth;
-    uint64_t size; /* atomic: status threads look while a resize runs */
+    uint64_t check_budget; /* bytes of L2 tables that opening may still look at (O3) */
+    uint64_t size;         /* atomic: status threads look while a resize runs */
     bool writable;
     char *read_only_reason;
     chain_stack stack; /* answers reads */

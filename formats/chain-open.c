@@ -87,7 +87,7 @@ static bool layer_take_file(chain *c, layer *l, char *filename, const struct sta
     return is_new && path_lock(l->fd, writable, filename, error);
 }
 
-static bool load_qcow1(layer *l, GError **error)
+static bool load_qcow1(chain *c, layer *l, GError **error)
 {
     if (!qcow1_header_read(l->fd, l->info.filename, &l->qcow1, error))
         return false;
@@ -96,7 +96,7 @@ static bool load_qcow1(layer *l, GError **error)
     l->info.cluster_size = 1u << l->qcow1.cluster_bits;
     l->info.encrypted = l->qcow1.crypt_method != 0;
     l->info.backing_file = g_strdup(l->qcow1.backing_file);
-    l->refusal = libqcow_refuses_qcow1(l->fd, &l->qcow1);
+    l->refusal = libqcow_refuses_qcow1(l->fd, &l->qcow1, &c->check_budget);
     return true;
 }
 
@@ -157,7 +157,7 @@ static bool load_qcow2(chain *c, layer *l, const path_policy *policy, GError **e
         st.st_size = 0;
     qcow2_check check = {0};
     if (!qcow2_check_tables(l->fd, (uint64_t)st.st_size, &l->qcow2, l->info.filename,
-                            &check, error))
+                            &c->check_budget, &check, error))
         return false;
     l->refusal = libqcow_refuses_qcow2(&l->qcow2, &check);
     return true;
@@ -182,7 +182,7 @@ static bool layer_load(chain *c, layer *l, const path_policy *policy, GError **e
     case LAYER_RAW:
         return load_raw(c, l, error);
     case LAYER_QCOW1:
-        return load_qcow1(l, error);
+        return load_qcow1(c, l, error);
     case LAYER_QCOW2:
         return load_qcow2(c, l, policy, error);
     }
@@ -312,6 +312,7 @@ static bool open_layers(chain *c, const chain_options *options, GError **error)
 chain *chain_open(const chain_options *options, GError **error)
 {
     chain *c = g_new0(chain, 1);
+    c->check_budget = QCOW2_CHECK_BYTES_MAX;
     if (open_layers(c, options, error) && chain_choose_decoders(c, options, error))
         return c;
     chain_close(c);

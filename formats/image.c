@@ -8,6 +8,8 @@
 #include "formats/image.h"
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* The kernel transfers at most this much at once anyway (MAX_RW_COUNT is a little more). */
@@ -194,4 +196,26 @@ int file_write_full(int fd, const void *buf, size_t length, uint64_t offset)
         length -= (size_t)put;
     }
     return 0;
+}
+
+/* Kernels before 6.13 stamp inodes with the time of the last tick, 10 ms at most: a change
+ * in the tick of a look may leave the same stamp. */
+#define TICK_NS 20000000
+
+static int64_t to_ns(struct timespec time)
+{
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+bool file_stamp_changed(file_stamp *stamp, int fd)
+{
+    struct stat st;
+    struct timespec now;
+    if (fstat(fd, &st) < 0 || clock_gettime(CLOCK_REALTIME, &now) < 0)
+        return true;
+    file_stamp seen = {.changed_ns = to_ns(st.st_ctim)};
+    seen.settled = to_ns(now) - seen.changed_ns > TICK_NS;
+    bool same = stamp->settled && seen.changed_ns == stamp->changed_ns;
+    *stamp = seen;
+    return !same;
 }

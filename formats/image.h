@@ -122,4 +122,14 @@ int file_read_full(int fd, void *buf, size_t length, uint64_t offset);
 int file_read_exact(int fd, void *buf, size_t length, uint64_t offset);
 int file_write_full(int fd, const void *buf, size_t length, uint64_t offset);
 
+/* Whether somebody changed a file behind our back, for caches of what was decoded from it:
+ * a sector that rots under a mounted disk must be seen by the next read, not hidden. True
+ * if the inode changed since the last call with this stamp, or may have within the clock
+ * tick of that call. Start with a zeroed stamp: the first call says true. Not locked. */
+typedef struct file_stamp {
+    int64_t changed_ns; /* st_ctim */
+    bool settled;       /* it was older than a tick when we looked */
+} file_stamp;
+bool file_stamp_changed(file_stamp *stamp, int fd);
+
 #endif

@@ -8,6 +8,10 @@
  * helper_stop(), which leads back to the first state; nothing that a helper did wrong
  * outlives it. One request is tried on at most two helpers.
  *
+ * libqcow keeps 128 clusters of each layer and cannot be told to forget them. A helper is
+ * therefore replaced when a file of its run has changed, else a sector that rots under a
+ * mounted disk would be served from memory for ever.
+ *
  * What a helper writes into the shared buffer is only ever copied out, once, so that it
  * does not matter when it changes. The buffer is sealed: it cannot be cut short beneath us.
  *
@@ -33,8 +37,8 @@
 typedef struct libqcow_image {
     image base; /* first */
     unsigned n_layers;
-    image *mappers[LIBQCOW_LAYERS_MAX]; /* NULL: all DATA */
-    int fds[LIBQCOW_LAYERS_MAX];        /* n_files of them, the stand-in's is the last */
+    int fds[LIBQCOW_LAYERS_MAX]; /* n_files of them, the stand-in's is the last */
+    file_stamp stamps[LIBQCOW_LAYERS_MAX];
     unsigned n_files;
     int timeout_ms;
     int memory_fd;
@@ -112,12 +116,20 @@ static int piece_request(libqcow_image *lq, uint64_t offset, uint32_t length,
     return error;
 }
 
+static bool files_changed(libqcow_image *lq)
+{
+    bool changed = false;
+    for (unsigned i = 0; i < lq->n_layers; i++)
+        changed |= file_stamp_changed(&lq->stamps[i], lq->fds[i]);
+    return changed;
+}
+
 /* An honest "cannot read" is an answer and not tried again, but by a helper that has run
  * out of memory. */
 static int piece_read(libqcow_image *lq, void *buf, uint64_t offset, uint32_t length)
 {
     wire_reply reply = {.status = WIRE_READ_FAILED};
-    if (lq->replace)
+    if (files_changed(lq) || lq->replace)
         helper_stop(lq);
     int error = piece_request(lq, offset, length, &reply);
     if (!error && reply.status != WIRE_OK && reply.replace) {
@@ -152,33 +164,10 @@ static int libqcow_read(image *im, void *buf, uint64_t offset, size_t length)
     return error;
 }
 
-static int libqcow_map(image *im, uint64_t offset, uint64_t length,
-                       image_extent *ret_extent)
-{
-    libqcow_image *lq = (libqcow_image *)im;
-    image_extent extent = {.kind = IMAGE_EXTENT_UNALLOCATED, .length = length, .fd = -1};
-    for (unsigned i = 0; i < lq->n_layers && extent.kind == IMAGE_EXTENT_UNALLOCATED;
-         i++) {
-        uint64_t within = extent.length;
-        extent = (image_extent){.kind = IMAGE_EXTENT_DATA, .length = within};
-        int error =
-            lq->mappers[i] ? image_map(lq->mappers[i], offset, within, &extent) : 0;
-        if (error)
-            return error;
-    }
-    if (extent.kind != IMAGE_EXTENT_COMPRESSED)
-        extent.host_offset = 0;
-    extent.fd = -1;
-    *ret_extent = extent;
-    return 0;
-}
-
 static void libqcow_close(image *im)
 {
     libqcow_image *lq = (libqcow_image *)im;
     helper_stop(lq);
-    for (unsigned i = 0; i < lq->n_layers; i++)
-        image_close(lq->mappers[i]);
     for (unsigned i = 0; i < lq->n_files; i++)
         close(lq->fds[i]);
     if (lq->buffer != MAP_FAILED)
@@ -195,7 +184,6 @@ static const image_driver libqcow_driver = {
     .name = "libqcow",
     .close = libqcow_close,
     .read = libqcow_read,
-    .map = libqcow_map,
 };
 
 int libqcow_helper_pid(const image *im)
@@ -333,7 +321,7 @@ static bool first_start(libqcow_image *lq, const libqcow_layer *layers, GError *
     return false;
 }
 
-/* Takes over descriptors and mappers, also of layers that are one too many. */
+/* Takes over the descriptors, also of layers that are one too many. */
 static libqcow_image *image_new(const libqcow_layer *layers, unsigned n_layers)
 {
     libqcow_image *lq = g_new0(libqcow_image, 1);
@@ -346,7 +334,7 @@ static libqcow_image *image_new(const libqcow_layer *layers, unsigned n_layers)
     g_mutex_init(&lq->lock);
     for (unsigned i = 0; i < n_layers; i++) {
         lq->fds[lq->n_files++] = layers[i].fd;
-        lq->mappers[lq->n_layers++] = layers[i].mapper;
+        file_stamp_changed(&lq->stamps[lq->n_layers++], layers[i].fd);
     }
     return lq;
 }

@@ -24,8 +24,6 @@ typedef struct libqcow_layer {
     uint64_t size;         /* virtual size */
     uint32_t cluster_size; /* bytes */
     bool has_backing;      /* the header names a backing file */
-    image *mapper;         /* answers map() for this layer (qcow2_open_mapper,
-                                qcow1_open_mapper), taken over; NULL: all of it is DATA */
 } libqcow_layer;
 
 typedef struct libqcow_options {
@@ -41,10 +39,10 @@ void libqcow_helper_main(int argc, char **argv);
 
 /* Opens a run of layers. Normally the last one is the bottom of the chain and names no
  * backing. If it does name one (a qcow 1 or AES overlay over a layer that libqcow refuses),
- * an empty image of the same size stands in as its parent: `map` then tells what the run
- * itself holds, and the caller takes what is UNALLOCATED from the layers below.
- * map: the first layer of the run, top down, whose mapper does not say UNALLOCATED; fd is
- * always -1, because only read() decodes. */
+ * an empty image of the same size stands in as its parent, and the caller must know what
+ * the layer holds itself, and take the rest from the layers below.
+ * There is no map(): the caller keeps maps of its own (qcow2_open_mapper,
+ * qcow1_open_mapper). A file that changes under the image is seen by the next read. */
 image *libqcow_open(const libqcow_layer *layers, unsigned n_layers,
                     const libqcow_options *options, GError **error);
 
@@ -73,9 +71,9 @@ void qcow1_header_clear(qcow1_header *header);
 /* The same question as libqcow_refuses_qcow2 for version 1. libqcow takes the offset of a
  * level 2 table for a multiple of the table's size, and a cluster's for a multiple of the
  * cluster size. With a backing file qemu-img makes tables of 32 KiB at any sector: such
- * overlays fail or, worse, read as something else. Walks the tables (bounded as
- * qcow2_check). */
-const char *libqcow_refuses_qcow1(int fd, const qcow1_header *header);
+ * overlays fail or, worse, read as something else. Walks the tables; *budget as in
+ * qcow2_check_tables. */
+const char *libqcow_refuses_qcow1(int fd, const qcow1_header *header, uint64_t *budget);
 
 /* Opens read-only for map() and read(), for what libqcow refuses: plain and zlib clusters.
  * AES is refused (IMAGE_ERROR_UNSUPPORTED). Takes over fd, also on failure. */

@@ -468,10 +468,9 @@ static const char *l2_reason(int fd, const qcow1_header *header, uint64_t file_s
     return NULL;
 }
 
-const char *libqcow_refuses_qcow1(int fd, const qcow1_header *header)
+const char *libqcow_refuses_qcow1(int fd, const qcow1_header *header, uint64_t *budget)
 {
     const uint64_t l2_bytes = (uint64_t)8 << header->l2_bits;
-    uint64_t budget = QCOW2_CHECK_BYTES_MAX;
     off_t end = lseek(fd, 0, SEEK_END);
     g_autofree uint64_t *l1 = NULL;
     if (end < 0 || l1_read(fd, header, (uint64_t)end, &l1) < 0)
@@ -479,9 +478,9 @@ const char *libqcow_refuses_qcow1(int fd, const qcow1_header *header)
     for (uint64_t i = 0; i < l1_entries(header); i++) {
         if (l1[i] == 0)
             continue;
-        if (budget < l2_bytes)
+        if (*budget < l2_bytes)
             return "tables too large to check beforehand";
-        budget -= l2_bytes;
+        *budget -= l2_bytes;
         const char *reason = l2_reason(fd, header, (uint64_t)end, l1[i]);
         if (reason)
             return reason;

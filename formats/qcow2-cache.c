@@ -10,7 +10,9 @@
  *                     take it                                      LOADING for another key
  *
  * Invariants, under `lock`
- * - A key is in at most one slot, so a block is loaded once however many threads ask.
+ * - A key is in at most one slot of the present epoch, so a block is loaded once however
+ *   many threads ask. qcow2_cache_clear begins a new epoch: what was loaded or is being
+ *   loaded is found no more, and its slots are taken again when nobody uses them.
  * - A slot that is LOADING or has users is never taken for another key; a block's bytes
  *   change only while LOADING, by the one thread that loads.
  * - Whoever finds no free slot, or its key LOADING, waits for `changed`. That ends: loaders
@@ -32,7 +34,8 @@ typedef struct slot {
     uint64_t key;
     slot_state state;
     unsigned users;
-    bool recent;   /* used since the clock hand last passed */
+    bool recent; /* used since the clock hand last passed */
+    uint32_t epoch;
     uint32_t next; /* in the hash bucket */
     void *block;
 } slot;
@@ -43,6 +46,7 @@ struct qcow2_cache {
     size_t block_size;
     uint32_t n_slots;
     uint32_t hand;
+    uint32_t epoch;
     unsigned bucket_bits;
     uint32_t *buckets;
     slot *slots;
@@ -85,7 +89,7 @@ static uint32_t *bucket_of(const qcow2_cache *cache, uint64_t key)
 static slot *find(const qcow2_cache *cache, uint64_t key)
 {
     for (uint32_t i = *bucket_of(cache, key); i != NO_SLOT; i = cache->slots[i].next) {
-        if (cache->slots[i].key == key)
+        if (cache->slots[i].key == key && cache->slots[i].epoch == cache->epoch)
             return &cache->slots[i];
     }
     return NULL;
@@ -127,6 +131,7 @@ static int load_slot(qcow2_cache *cache, slot *s, uint64_t key, qcow2_cache_load
 {
     uint32_t *bucket = bucket_of(cache, key);
     s->key = key;
+    s->epoch = cache->epoch;
     s->state = SLOT_LOADING;
     s->next = *bucket;
     *bucket = (uint32_t)(s - cache->slots);
@@ -175,4 +180,11 @@ void qcow2_cache_put(qcow2_cache *cache, qcow2_block *block)
         pthread_cond_broadcast(&cache->changed);
     pthread_mutex_unlock(&cache->lock);
     *block = (qcow2_block){0};
+}
+
+void qcow2_cache_clear(qcow2_cache *cache)
+{
+    pthread_mutex_lock(&cache->lock);
+    cache->epoch++;
+    pthread_mutex_unlock(&cache->lock);
 }

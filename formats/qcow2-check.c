@@ -3,7 +3,7 @@
  *
  * Order: the ranges of fixed place; then all entries of the L1 and of the refcount table,
  * each naming one cluster that holds a table; then the L2 tables in guest order, as far
- * as QCOW2_CHECK_BYTES_MAX goes.
+ * as the budget goes.
  *
  * Bounds, whatever the file claims to be
  * - `tables` holds the offset of each L2 table and refcount block: 32 MiB + 8 MiB.
@@ -334,7 +334,8 @@ static bool run_check(checker *c)
 }
 
 bool qcow2_check_tables(int fd, uint64_t data_size, const qcow2_header *header,
-                        const char *filename, qcow2_check *ret_check, GError **error)
+                        const char *filename, uint64_t *budget, qcow2_check *ret_check,
+                        GError **error)
 {
     uint64_t file_size = 0;
     *ret_check = (qcow2_check){0};
@@ -345,12 +346,13 @@ bool qcow2_check_tables(int fd, uint64_t data_size, const qcow2_header *header,
     checker c = {.fd = fd,
                  .header = header,
                  .filename = filename,
-                 .budget = QCOW2_CHECK_BYTES_MAX,
+                 .budget = *budget,
                  .result = ret_check,
                  .error = error};
     bool external = (header->incompatible & QCOW2_INCOMPAT_DATA_FILE) != 0;
     qcow2_layout_init(&c.layout, header, file_size, external ? data_size : file_size);
     bool ok = run_check(&c);
+    *budget = c.budget;
     g_free(c.filter);
     g_free(c.tables);
     g_free(c.piece);

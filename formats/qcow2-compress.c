@@ -11,9 +11,10 @@
  *   the output before the cluster: a short one is -EIO, not zeroes.
  * - The formats that libzstd still reads from before its first release are not accepted.
  *
- * Recently used clusters stay decompressed in a cache, keyed by their host offset:
- * what starts at one byte is one stream, however many entries name it. Contexts are kept on a list and reused, as many as
- * there were ever threads at work at once.
+ * Recently used clusters stay decompressed in a cache, keyed by their host offset: what
+ * starts at one byte is one stream, however many entries name it. The cache is dropped
+ * when the file changes, so that rot is not hidden by it. Contexts are kept on a list and
+ * reused, as many as there were ever threads at work at once.
  */
 #include "formats/qcow2-internal.h"
 #include <errno.h>
@@ -40,8 +41,9 @@ struct qcow2_decoder {
     qcow2_compression compression;
     size_t cluster_size;
     qcow2_cache *clusters;
-    pthread_mutex_t lock; /* guards `idle` */
+    pthread_mutex_t lock; /* guards what follows */
     context *idle;
+    file_stamp stamp;
 };
 
 typedef struct request {
@@ -188,6 +190,11 @@ int qcow2_decoder_read(qcow2_decoder *decoder, uint64_t host_offset,
 {
     const request r = {decoder, compressed_size};
     qcow2_block block = {0};
+    pthread_mutex_lock(&decoder->lock);
+    bool changed = file_stamp_changed(&decoder->stamp, decoder->fd);
+    pthread_mutex_unlock(&decoder->lock);
+    if (changed)
+        qcow2_cache_clear(decoder->clusters);
     int result =
         qcow2_cache_get(decoder->clusters, host_offset, load_cluster, &r, &block);
     if (result < 0)

@@ -125,6 +125,8 @@ void qcow2_cache_free(qcow2_cache *cache); /* NULL is allowed; no block may be i
 int qcow2_cache_get(qcow2_cache *cache, uint64_t key, qcow2_cache_load *load,
                     const void *user, qcow2_block *ret_block);
 void qcow2_cache_put(qcow2_cache *cache, qcow2_block *block); /* none is allowed */
+/* Forgets everything; blocks that are in use stay valid until they are put. */
+void qcow2_cache_clear(qcow2_cache *cache);
 
 /* Guest offset -> where its bytes are. */
 typedef struct qcow2_extent {

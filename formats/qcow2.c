@@ -2,7 +2,7 @@
  * qcow2.c: the native qcow2 driver: opens, and answers map() and read().
  *
  * Invariants
- * - Nothing is opened that qcow2_check_tables did not let through.
+ * - Nothing is opened that qcow2_check_tables did not let through: the caller sees to it.
  * - map() gives plain data with the descriptor and offset to read it at, so that callers
  *   read it in their own way; only compressed clusters need read(). Where a cluster's
  *   tail lies past the end of its file it reads as zeroes both ways.
@@ -126,15 +126,12 @@ static bool open_tables(qcow2_image *q, const qcow2_header *header, GError **err
 {
     const char *filename = q->base.filename;
     uint64_t file_size = 0, data_size = 0;
-    qcow2_check check;
     int result = qcow2_file_size(q->fd, &file_size);
     if (result == 0)
         result = qcow2_file_size(q->data_fd, &data_size);
     if (result < 0)
         return qcow2_fail(error, IMAGE_ERROR_IO, filename, "cannot stat: %s",
                           g_strerror(-result));
-    if (!qcow2_check_tables(q->fd, data_size, header, filename, &check, error))
-        return false;
     qcow2_layout_init(&q->layout, header, file_size, data_size);
     q->map = qcow2_map_new(q->fd, header, &q->layout, filename, error);
     if (!q->map)

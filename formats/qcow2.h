@@ -6,9 +6,10 @@
 
 #include "formats/qcow2-header.h"
 
-/* What the walk over L1 and L2 found. Bounded: at most QCOW2_CHECK_BYTES_MAX bytes of L2
- * tables are read, so that no image can make an open slow; `complete` says whether that
- * sufficed (what was not looked at is still checked at each lookup). */
+/* What the walk over L1 and L2 found. Bounded: at most `budget` bytes of L2 tables are
+ * read, so that no image can make an open slow (QCOW2_CHECK_BYTES_MAX is for a whole
+ * chain); `complete` says whether that sufficed (what was not looked at is still checked
+ * at each lookup). */
 #define QCOW2_CHECK_BYTES_MAX (64u << 20)
 typedef struct qcow2_check {
     bool complete;
@@ -23,12 +24,15 @@ typedef struct qcow2_check {
  * table over the header, L1, L2, refcount table and blocks, snapshot table or a snapshot's
  * L1, no table used twice, no cluster wholly past the end of its file, reserved bits zero.
  * `data_size` is the size of the external data file; without one it does not matter.
- * Used before libqcow (FACTS.md: it is not memory-safe) and by qcow2_open. */
+ * *budget is what may be read, and is lowered by what was. Every image passes here before
+ * any decoder sees it: libqcow is not memory-safe, and qcow2_open relies on it. */
 bool qcow2_check_tables(int fd, uint64_t data_size, const qcow2_header *header,
-                        const char *filename, qcow2_check *ret_check, GError **error);
+                        const char *filename, uint64_t *budget, qcow2_check *ret_check,
+                        GError **error);
 
 /* Opens read-only. Takes over `fd` and `data_fd` (-1: none), also on failure. `header`
- * must come from qcow2_header_read on the same file; what is needed is copied.
+ * must come from qcow2_header_read on the same file, which qcow2_check_tables has let
+ * through; what is needed is copied.
  * Refused: crypt_method other than 0 (AES is libqcow's). The backing file is the
  * caller's: unallocated clusters are reported by map and read as zeroes. */
 image *qcow2_open(int fd, int data_fd, const qcow2_header *header, const char *filename,

@@ -101,7 +101,11 @@ static inline image *craft_open(const craft *c, GError **error)
     qcow2_header h;
     if (!qcow2_header_read(c->fd, "/x", &h, error))
         return NULL;
-    image *im = qcow2_open(dup(c->fd), -1, &h, "/x", error);
+    qcow2_check check;
+    uint64_t budget = QCOW2_CHECK_BYTES_MAX;
+    image *im = NULL;
+    if (qcow2_check_tables(c->fd, 0, &h, "/x", &budget, &check, error))
+        im = qcow2_open(dup(c->fd), -1, &h, "/x", error);
     qcow2_header_clear(&h);
     return im;
 }
@@ -112,7 +116,8 @@ static inline qcow2_check craft_check(const craft *c)
     qcow2_check check;
     g_autoptr(GError) error = NULL;
     cr_assert(qcow2_header_read(c->fd, "/x", &h, NULL));
-    cr_assert(qcow2_check_tables(c->fd, 0, &h, "/x", &check, &error), "%s",
+    uint64_t budget = QCOW2_CHECK_BYTES_MAX;
+    cr_assert(qcow2_check_tables(c->fd, 0, &h, "/x", &budget, &check, &error), "%s",
               error ? error->message : "");
     qcow2_header_clear(&h);
     return check;

@@ -9,6 +9,7 @@
 #include "tests/support.h"
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <unistd.h>
 
 typedef image *qcow2_open_function(int fd, int data_fd, const qcow2_header *header,
                                    const char *filename, GError **error);
@@ -29,7 +30,17 @@ static inline image *qcow2_open_with(qcow2_open_function *function, const char *
             g_canonicalize_filename(header.data_file, support_dir());
         data_fd = open(data_path, O_RDONLY | O_CLOEXEC);
     }
-    image *im = function(fd, data_fd, &header, path, error);
+    image *im = NULL;
+    qcow2_check check;
+    uint64_t budget = QCOW2_CHECK_BYTES_MAX;
+    uint64_t data_size = data_fd >= 0 ? (uint64_t)lseek(data_fd, 0, SEEK_END) : 0;
+    if (qcow2_check_tables(fd, data_size, &header, path, &budget, &check, error)) {
+        im = function(fd, data_fd, &header, path, error);
+    } else {
+        g_close(fd, NULL);
+        if (data_fd >= 0)
+            g_close(data_fd, NULL);
+    }
     qcow2_header_clear(&header);
     return im;
 }

@@ -31,7 +31,8 @@ static const char *refusal(const char *name)
     qcow1_header header;
     cr_assert(header_try(name, &header, NULL));
     int fd = scratch_open(name);
-    const char *reason = libqcow_refuses_qcow1(fd, &header);
+    uint64_t budget = QCOW2_CHECK_BYTES_MAX;
+    const char *reason = libqcow_refuses_qcow1(fd, &header, &budget);
     close(fd);
     qcow1_header_clear(&header);
     return reason;
