@@ -32,7 +32,7 @@ E2E        := $(sort $(filter-out tests/e2e/lib.sh,$(wildcard tests/e2e/*.sh)))
 all: quorumfs
 
 quorumfs: $(BUILD)/quorumfs
-	cp $< $@
+	install -m 755 $< $@
 
 $(BUILD)/quorumfs: $(MAIN_OBJ) $(BUILD)/libquorumfs.a
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)

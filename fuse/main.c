@@ -5,6 +5,7 @@
 #include "fuse/cli.h"
 #include "fuse/config-internal.h"
 #include <string.h>
+#include <sys/resource.h>
 
 typedef struct command {
     const char *name;
@@ -98,8 +99,20 @@ static int dispatch(int argc, char **argv)
     return unknown_command(word);
 }
 
+/* A deep chain has two or three descriptors a layer; the usual soft limit of 1024 is meant
+ * for programs that still use select(2). */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 int main(int argc, char **argv)
 {
     libqcow_helper_main(argc, argv);
+    raise_descriptor_limit();
     return dispatch(argc, argv);
 }
