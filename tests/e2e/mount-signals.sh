@@ -6,6 +6,18 @@ truncate -s 8M a.raw b.raw c.raw
 gone() { ! kill -0 "$1" 2>/dev/null; }
 unmounted() { ! grep -q " $scratch/mnt " /proc/self/mountinfo; }
 daemon_pid() { jq .pid mnt/.quorumfs/status.json; }
+cat >holder.py <<'PY'
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+fd = os.open("mnt/disk.img", os.O_RDWR)
+os.write(fd, open("part.raw", "rb").read())
+print("written", flush=True)
+signal.sigwait([signal.SIGTERM])
+try:
+    os.pread(fd, 4096, 6 << 20)
+except OSError as e:
+    print(e.strerror, flush=True)
+PY
 for signal in TERM INT; do
     for options in "" "-s"; do
         # shellcheck disable=SC2086
@@ -18,14 +30,16 @@ for signal in TERM INT; do
     done
     qmount mnt -o cache=writeback a.raw b.raw c.raw || { not_ok "mount"; continue; }
     pid=$(daemon_pid)
-    exec 5<>mnt/disk.img
     pattern part.raw 3M ${#signal}
-    dd if=part.raw bs=64k status=none >&5
+    # Whoever closes the file has it written; so it stays open.
+    start python3 holder.py >seen
+    wait_for grep -q written seen
     kill -$signal "$pid"
     check "$signal in use: the daemon ends" wait_for gone "$pid"
     check "$signal in use: unmounted" unmounted
-    exits "$signal in use: the user is told" 1 sh -c 'cat <&5'
-    exec 5>&-
+    kill -TERM "$started"
+    wait "$started"
+    contains "$signal in use: the user is told" "$(cat seen)" "not connected"
     for r in a b c; do
         check "$signal in use: $r has what the cache held" cmp -n 3145728 $r.raw part.raw
     done
