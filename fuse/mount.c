@@ -26,10 +26,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* One slow replica must not keep other requests from being taken; but each further thread
- * that is awake costs switches, so that most of them end when they are idle. */
-#define THREADS_MAX  16
-#define THREADS_IDLE 4
+/* One slow replica must not keep other requests from being taken. Threads stay once they
+ * are there: a thread's ring and buffers cost more to make again than a sleeping thread. */
+#define THREADS_MAX 16
 
 #define WAKE_SIGNAL SIGUSR2
 #define WAKE_EVERY  (50 * G_TIME_SPAN_MILLISECOND)
@@ -294,7 +293,6 @@ int mount_serve(mount_session *m)
         struct fuse_loop_config *loop = fuse_loop_cfg_create();
         fuse_loop_cfg_set_clone_fd(loop, 1);
         fuse_loop_cfg_set_max_threads(loop, THREADS_MAX);
-        fuse_loop_cfg_set_idle_threads(loop, THREADS_IDLE);
         result = fuse_session_loop_mt(m->fuse, loop);
         fuse_loop_cfg_destroy(loop);
     }
