@@ -43,7 +43,9 @@ struct chain {
     layer *layers[CHAIN_DEPTH_MAX];
     unsigned depth;
     uint64_t check_budget; /* bytes of L2 tables that opening may still look at (O3) */
-    uint64_t size;         /* atomic: status threads look while a resize runs */
+    uint64_t
+        table_budget; /* bytes of L1 and refcount tables that layers may still have */
+    uint64_t size;    /* atomic: status threads look while a resize runs */
     bool writable;
     char *read_only_reason;
     chain_stack stack; /* answers reads */

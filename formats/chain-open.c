@@ -87,9 +87,27 @@ static bool layer_take_file(chain *c, layer *l, char *filename, const struct sta
     return is_new && path_lock(l->fd, writable, filename, error);
 }
 
+/* A layer alone is bounded by its format; a chain of many must be, too: a table is held in
+ * memory whole, and costs an attacker a hole in a file. */
+static bool take_tables(chain *c, const layer *l, uint64_t bytes, GError **error)
+{
+    if (bytes <= c->table_budget) {
+        c->table_budget -= bytes;
+        return true;
+    }
+    g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_REFUSED,
+                "%s: the tables of the chain of %s are too large (%u MiB are allowed)",
+                l->info.filename, c->layers[0]->info.filename,
+                CHAIN_TABLE_BYTES_MAX >> 20);
+    return false;
+}
+
 static bool load_qcow1(chain *c, layer *l, GError **error)
 {
     if (!qcow1_header_read(l->fd, l->info.filename, &l->qcow1, error))
+        return false;
+    unsigned entry_bits = l->qcow1.cluster_bits + l->qcow1.l2_bits;
+    if (!take_tables(c, l, ((l->qcow1.size >> entry_bits) + 1) * 8, error))
         return false;
     l->info.version = 1;
     l->info.size = l->qcow1.size;
@@ -149,6 +167,11 @@ static bool load_qcow2(chain *c, layer *l, const path_policy *policy, GError **e
     if (!qcow2_header_read(l->fd, l->info.filename, &l->qcow2, error))
         return false;
     describe_qcow2(l);
+    uint64_t tables =
+        (uint64_t)l->qcow2.l1_entries * 8 +
+        ((uint64_t)l->qcow2.refcount_table_clusters << l->qcow2.cluster_bits);
+    if (!take_tables(c, l, tables, error))
+        return false;
     struct stat st;
     bool external = l->qcow2.incompatible & QCOW2_INCOMPAT_DATA_FILE;
     if (external && !open_data_file(c, l, policy, error))
@@ -313,6 +336,7 @@ chain *chain_open(const chain_options *options, GError **error)
 {
     chain *c = g_new0(chain, 1);
     c->check_budget = QCOW2_CHECK_BYTES_MAX;
+    c->table_budget = CHAIN_TABLE_BYTES_MAX;
     if (open_layers(c, options, error) && chain_choose_decoders(c, options, error))
         return c;
     chain_close(c);

@@ -12,6 +12,9 @@
 #include "formats/uring.h"
 
 #define CHAIN_DEPTH_MAX 64
+/* L1 and refcount tables of all layers together (O3). One layer's are at most 40 MiB; a
+ * terabyte in clusters of 64 KiB has 16 KiB and 256 KiB. */
+#define CHAIN_TABLE_BYTES_MAX (256u << 20)
 
 typedef enum chain_decoder {
     CHAIN_DECODER_AUTO, /* libqcow for the runs of layers it decodes rightly when read-only */

@@ -29,9 +29,11 @@
 
 #define TIMEOUT_DEFAULT_MS 5000
 /* Bounds of a helper's memory: the heap at which it is replaced, and the hard limit. Two
- * copies of an L1 table of 32 MiB and a few clusters must fit for each layer. */
+ * copies of an L1 table of 32 MiB and a few clusters must fit for each layer, and of many
+ * layers two copies of what a chain may have of such tables (CHAIN_TABLE_BYTES_MAX). */
 #define HEAP_BYTES          (128u << 20)
 #define HEAP_LAYER_BYTES    (64u << 20)
+#define HEAP_LAYERS_BYTES   (896u << 20)
 #define ADDRESS_SPACE_BYTES (320u << 20)
 
 typedef struct libqcow_image {
@@ -240,7 +242,8 @@ static void opening_describe(libqcow_image *lq, const libqcow_layer *layers,
 {
     wire_open *opening = &lq->opening;
     opening->n_layers = lq->n_files;
-    opening->memory = HEAP_BYTES + (uint64_t)lq->n_files * HEAP_LAYER_BYTES;
+    opening->memory =
+        HEAP_BYTES + MIN((uint64_t)lq->n_files * HEAP_LAYER_BYTES, HEAP_LAYERS_BYTES);
     opening->address_space = opening->memory + ADDRESS_SPACE_BYTES;
     opening->has_key = password && *password;
     if (opening->has_key)
