@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define OPENAT2_TRIES  16
-#define NAME_SHOWN_MAX 1024
+#define NAME_SHOWN_MAX 4096
 
 typedef struct allowed_dir {
     char *prefix; /* absolute, no symlinks but those the operator typed, ends in '/' */
@@ -267,11 +267,13 @@ static void set_refused(GError **error, const char *shown, const char *why)
 char *path_printable(const char *name)
 {
     g_autofree char *part = g_strndup(name, NAME_SHOWN_MAX);
-    char *valid = g_utf8_make_valid(part, -1);
-    for (char *c = valid; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            *c = '?';
-    return valid;
+    g_autofree char *valid = g_utf8_make_valid(part, -1);
+    GString *shown = g_string_new(NULL);
+    for (const char *c = valid; *c; c = g_utf8_next_char(c)) {
+        gunichar character = g_utf8_get_char(c);
+        g_string_append_unichar(shown, g_unichar_isprint(character) ? character : '?');
+    }
+    return g_string_free(shown, FALSE);
 }
 
 static char *show(const char *referrer, const char *what, const char *name,
@@ -289,10 +291,11 @@ static int open_in_policy(const path_policy *policy, const char *path, const cha
     const allowed_dir *dir = policy_find(policy, path, &inside);
     if (!dir) {
         g_autofree char *parent = g_path_get_dirname(path);
+        g_autofree char *shown_parent = path_printable(parent);
         g_autofree char *why =
             g_strdup_printf("lies outside the directories of the named images "
                             "(allow it with allow-dir=%s)",
-                            parent);
+                            shown_parent);
         set_refused(error, shown, why);
         return -1;
     }

@@ -35,7 +35,7 @@ int path_open_referred(const path_policy *policy, const char *name, const char *
                        const char *what, const char *format, char **ret_real_path,
                        struct stat *ret_st, GError **error);
 
-/* A name from inside an image as it may stand in a message: valid UTF-8, no control
+/* A name from inside an image as it may stand in a message: valid UTF-8, printable
  * characters, not endless. The caller frees. */
 char *path_printable(const char *name);
 

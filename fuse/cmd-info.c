@@ -44,16 +44,6 @@ static chain *open_chain(const disk_options *d, GError **error)
     return c;
 }
 
-/* Names come from images: whatever they contain, one line each. g_free it. */
-static char *printable(const char *text)
-{
-    char *valid = g_utf8_make_valid(text, -1);
-    for (char *p = valid; *p; p++)
-        if (g_ascii_iscntrl(*p))
-            *p = '?';
-    return valid;
-}
-
 static void field(const char *name, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 static void field(const char *name, const char *format, ...)
@@ -62,7 +52,7 @@ static void field(const char *name, const char *format, ...)
     va_start(args, format);
     g_autofree char *value = g_strdup_vprintf(format, args);
     va_end(args);
-    g_autofree char *clean = printable(value);
+    g_autofree char *clean = path_printable(value); /* names come from images */
     printf("%15s: %s\n", name, clean);
 }
 

@@ -191,6 +191,12 @@ Test(path, O2_a_missing_file_says_so_with_its_format)
 Test(path, O2_control_characters_do_not_reach_the_message)
 {
     refuses("a\nb\033[2J\xff", IMAGE_ERROR_IO, "a?b?[2J");
+    /* The same commands to a terminal in one character, and text that runs backwards. */
+    refuses("a\xc2\x9b"
+            "2J\xe2\x80\xae"
+            "b",
+            IMAGE_ERROR_IO, "a?2J?b (raw)");
+    refuses("/x\ny\033[2J/z", IMAGE_ERROR_REFUSED, "(allow it with allow-dir=/x?y?[2J)");
 }
 
 Test(path, O2_a_very_long_name_is_an_error)

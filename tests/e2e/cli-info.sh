@@ -83,11 +83,11 @@ qemu-img create -q -f qcow2 -b ../else/base.qcow2 -F qcow2 top/top.qcow2
 exits "a backing file elsewhere is refused (O2)" 2 "$QUORUMFS" info top/top.qcow2
 equal "it is one line" "$(wc -l <.err)" 1
 exits "allow-dir= allows it" 0 "$QUORUMFS" info -o allow-dir=else top/top.qcow2
-name=$'two\nlines\033[31m.raw'
+name=$'two\nlines\033[31m\u009b2J.raw'
 cp content.raw "$name"
 qemu-img create -q -f qcow2 -b "$name" -F raw odd.qcow2
 exits "a name with a newline and an escape" 0 "$QUORUMFS" info --chain odd.qcow2
-contains "stays on its line" "$out" "backing file: two?lines?[31m.raw (raw)"
+contains "stays on its line" "$out" "backing file: two?lines?[31m?2J.raw (raw)"
 rm "$name"
 exits "also in an error" 2 "$QUORUMFS" info odd.qcow2
 equal "which is one line" "$(wc -l <.err)" 1
