@@ -120,6 +120,8 @@ static bool load_config_file(mount_config *config, const char *file, const char 
                     file);
         return false;
     }
+    g_free(config->file);
+    config->file = config_absolute(NULL, file);
     return config_load_keyfile(config, file, error);
 }
 

@@ -25,6 +25,7 @@ void mount_config_free(mount_config *config)
         return;
     g_ptr_array_unref(config->disks);
     g_ptr_array_unref(config->fuse_options);
+    g_free(config->file);
     g_free(config->mountpoint);
     g_free(config->state_dir);
     g_free(config->socket_path);

@@ -24,6 +24,7 @@ typedef enum config_cache {
 
 typedef struct mount_config {
     GPtrArray *disks;  /* of disk_options*, freed with it */
+    char *file;        /* the CONFIG, absolute; NULL: images */
     char *mountpoint;  /* absolute, NULL where the command has none */
     char *state_dir;   /* NULL: the default */
     char *socket_path; /* qmp=; NULL: in the state directory */

@@ -156,12 +156,14 @@ static bool is_given(const mount_config *config, const char *prefix)
     return false;
 }
 
-/* What stands in the first column of /proc/mounts: the first image. */
+/* What stands in the first column of /proc/mounts: the configuration, by which mount(8)
+ * finds out that a line of fstab is mounted already, or the first image. */
 static void add_source(char **options, const mount_config *config)
 {
     const disk_options *first = config->disks->pdata[0];
     const replica_options *replica = first->replicas->pdata[0];
-    g_autofree char *source = g_strconcat("fsname=", replica->source, NULL);
+    g_autofree char *source =
+        g_strconcat("fsname=", config->file ? config->file : replica->source, NULL);
     fuse_opt_add_opt_escaped(options, source);
 }
 

@@ -43,6 +43,7 @@ mounted() { findmnt -n -o FSTYPE "$1"; }
 
 check "a configuration mounts" qmount mnt vm.conf
 equal "as fuse.quorumfs" "$(mounted mnt)" fuse.quorumfs
+equal "from the configuration, where fstab finds it" "$(findmnt -n -o SOURCE mnt)" "$scratch/vm.conf"
 equal "each disk is a file" "$(ls mnt | tr '\n' ' ')" "data.img system.img "
 check "the first reads" cmp -s mnt/system.img images/one.raw
 check "the second reads" cmp -s mnt/data.img images/two.raw
