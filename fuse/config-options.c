@@ -92,6 +92,7 @@ static bool set_umask(mount_config *config, const char *value, GError **error)
     if (!g_ascii_string_to_unsigned(value, 8, 0, 0777, &mask, NULL))
         return bad_value(error, "umask", value, "an octal mask up to 0777");
     config->umask = (mode_t)mask;
+    config->has_umask = true;
     return true;
 }
 

@@ -31,10 +31,11 @@ typedef struct mount_config {
     config_cache cache;
     bool foreground, debug, single_thread, read_only;
     bool allow_other;
-    bool has_uid, has_gid;
+    bool has_uid, has_gid, has_umask;
     uid_t uid;
     gid_t gid;
-    mode_t umask; /* applied to 0600 for disks and 0440 for .quorumfs; default 0 */
+    mode_t umask; /* with it disks have 0666, .quorumfs 0444 and 0555, less these bits;
+                     without it 0600, 0440 and 0550 */
     GPtrArray *fuse_options; /* of char*: passed on to libfuse's mount ("fsname=...") */
 } mount_config;
 mount_config *mount_config_new(void);

@@ -77,18 +77,21 @@ static struct timespec now(void)
     return time;
 }
 
-static mode_t mode_of(tree_kind kind, mode_t umask_bits)
+/* umask= takes the place of our defaults, as in libfuse, so that it can give as well as
+ * take; but nothing becomes executable, and nothing below .quorumfs writable. */
+static mode_t mode_of(tree_kind kind, const mount_config *config)
 {
+    mode_t given = config->has_umask ? 0777 & ~config->umask : 0;
     switch (kind) {
     case TREE_ROOT:
-        return S_IFDIR | 0555;
+        return S_IFDIR | (config->has_umask ? 0555 & given : 0555);
     case TREE_CONTROL_DIR:
     case TREE_DISK_DIR:
-        return S_IFDIR | 0550;
+        return S_IFDIR | (config->has_umask ? 0555 & given : 0550);
     case TREE_DISK:
-        return S_IFREG | (0600 & ~umask_bits);
+        return S_IFREG | (config->has_umask ? 0666 & given : 0600);
     default:
-        return S_IFREG | (0440 & ~umask_bits);
+        return S_IFREG | (config->has_umask ? 0444 & given : 0440);
     }
 }
 
@@ -100,7 +103,7 @@ static tree_node *add_node(tree *t, tree_kind kind, uint64_t parent, const char 
     node->ino = t->count;
     node->parent = parent;
     node->name = name;
-    node->mode = mode_of(kind, config->umask);
+    node->mode = mode_of(kind, config);
     node->uid = config->has_uid ? config->uid : geteuid();
     node->gid = config->has_gid ? config->gid : getegid();
     node->atime = node->mtime = node->ctime = now();

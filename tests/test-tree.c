@@ -97,7 +97,8 @@ static void setup(fixture *f)
     f->context.journals = g_ptr_array_new();
     add_disk(f, "one", "one.img");
     add_disk(f, "two", "two.img");
-    f->config->umask = 0077;
+    f->config->umask = 0027;
+    f->config->has_umask = true;
     f->config->has_uid = true;
     f->config->uid = 77;
     f->tree = tree_new(&f->context);
@@ -171,13 +172,15 @@ Test(tree, attributes_come_from_the_disk_and_the_configuration)
     setup(&f);
     struct stat st;
     tree_stat(walk(&f, "two.img"), &st);
-    cr_assert_eq(st.st_mode, (mode_t)(S_IFREG | 0600));
+    cr_assert_eq(st.st_mode, (mode_t)(S_IFREG | 0640));
     cr_assert_eq(st.st_size, 4096);
     cr_assert_eq(st.st_uid, 77u);
     cr_assert_eq(st.st_gid, getegid());
     cr_assert_eq(st.st_ino, 9u);
     tree_stat(walk(&f, ".quorumfs/metrics"), &st);
-    cr_assert_eq(st.st_mode, (mode_t)(S_IFREG | 0400));
+    cr_assert_eq(st.st_mode, (mode_t)(S_IFREG | 0440));
+    tree_stat(walk(&f, ".quorumfs"), &st);
+    cr_assert_eq(st.st_mode, (mode_t)(S_IFDIR | 0550));
     teardown(&f);
 }
 

@@ -57,7 +57,10 @@ check "the mount's type and source" grep -q "^a.raw $scratch/mnt fuse.quorumfs r
 qumount mnt
 
 qmount mnt -o uid=77,gid=88,umask=077 a.raw b.raw || { not_ok "mount with uid"; exit 1; }
-equal "uid, gid, umask" "$(stat -c '%u %g %a' $d mnt/.quorumfs/metrics | tr '\n' ' ')" "77 88 600 77 88 400 "
+equal "uid, gid, umask" "$(stat -c '%u %g %a' $d mnt/.quorumfs/metrics mnt | tr '\n' ' ')" "77 88 600 77 88 400 77 88 500 "
+qumount mnt
+qmount mnt -o umask=007 a.raw b.raw || { not_ok "mount with umask"; exit 1; }
+equal "umask= can let a group in" "$(stat -c %a $d mnt/.quorumfs/metrics mnt/.quorumfs | tr '\n' ' ')" "660 440 550 "
 qumount mnt
 qmount mnt -o ro a.raw b.raw || { not_ok "mount read-only"; exit 1; }
 exits "ro: no open for writing" 1 dd if=part.raw of=$d conv=notrunc status=none
