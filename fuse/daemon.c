@@ -25,6 +25,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/wait.h>
@@ -36,7 +37,7 @@
 typedef struct daemon_state {
     daemon_context context;
     char *mountpoint;
-    int state_fd; /* the state directory, locked; -1 */
+    int state_fd; /* the state directory, locked by us; -1 */
     control *control;
     mount_session *mount;
     pthread_t signals; /* takes the signals, in serve() */
@@ -44,6 +45,22 @@ typedef struct daemon_state {
 } daemon_state;
 
 /* ---- State directory and journals --------------------------------------------------- */
+
+/* Our own files must not lie in our own mount: a SIGHUP would ask ourselves for them. */
+static bool check_outside(const daemon_state *s, const char *what, const char *path,
+                          GError **error)
+{
+    g_autofree char *dir = g_path_get_dirname(path);
+    char *real = realpath(dir, NULL);
+    size_t length = strlen(s->mountpoint);
+    bool inside = real && strncmp(real, s->mountpoint, length) == 0 &&
+                  (real[length] == '/' || real[length] == '\0' || length == 1);
+    free(real);
+    if (inside)
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE,
+                    "%s %s: lies beneath the mount point", what, path);
+    return !inside;
+}
 
 /* Two daemons that read the same images would write into one journal. */
 static bool open_state_dir(daemon_state *s, GError **error)
@@ -56,10 +73,13 @@ static bool open_state_dir(daemon_state *s, GError **error)
     s->context.socket_path =
         config->socket_path ? g_canonicalize_filename(config->socket_path, NULL)
                             : g_build_filename(s->context.state_dir, SOCKET_NAME, NULL);
-    s->state_fd = open(s->context.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (s->state_fd >= 0 && flock(s->state_fd, LOCK_EX | LOCK_NB) == 0)
-        return true;
-    if (s->state_fd >= 0 && errno == EWOULDBLOCK)
+    int fd = open(s->context.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) {
+        s->state_fd = fd;
+        return check_outside(s, "state directory", s->context.state_dir, error) &&
+               check_outside(s, "control socket", s->context.socket_path, error);
+    }
+    if (fd >= 0 && errno == EWOULDBLOCK)
         g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE,
                     "state directory %s: in use by another mount of the same images "
                     "(give this one its own with -o state-dir=)",
@@ -67,6 +87,8 @@ static bool open_state_dir(daemon_state *s, GError **error)
     else
         g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE, "state directory %s: %s",
                     s->context.state_dir, g_strerror(errno));
+    if (fd >= 0)
+        close(fd);
     return false;
 }
 
@@ -88,7 +110,8 @@ static journal *open_journal(const daemon_state *s, const disk_options *options,
     return journal_open(path, 0, NULL, error);
 }
 
-/* A mount that failed leaves no journal in which nothing stands. */
+/* A mount that failed leaves no journal in which nothing stands, and no directory that was
+ * made for it. */
 static void remove_empty_journals(const daemon_state *s)
 {
     for (unsigned i = 0; i < s->context.journals->len; i++) {
@@ -99,6 +122,8 @@ static void remove_empty_journals(const daemon_state *s)
             unlink(path);
         rmdir(dir); /* refused unless it is empty */
     }
+    if (s->state_fd >= 0)
+        rmdir(s->context.state_dir);
 }
 
 /* ---- Opening and closing ------------------------------------------------------------ */
@@ -115,11 +140,19 @@ static bool open_disks(daemon_state *s, GError **error)
         if (!d)
             return false;
         g_ptr_array_add(s->context.disks, d);
+    }
+    return true;
+}
+
+/* Said when all is mounted: a mount that failed has one line. */
+static void print_read_only(const daemon_state *s)
+{
+    for (unsigned i = 0; i < s->context.disks->len; i++) {
+        disk *d = s->context.disks->pdata[i];
         const char *why = disk_read_only_reason(d);
         if (why)
             cli_error("disk '%s' is read-only: %s", disk_name(d), why);
     }
-    return true;
 }
 
 /* The process gets the signal, not the thread: a client may ask before that is started. */
@@ -229,6 +262,7 @@ static void print_usage(const daemon_state *s)
     }
     puts(line->str);
     fflush(stdout);
+    clearerr(stdout); /* who has closed it does not want the line */
     g_string_free(line, TRUE);
 }
 
@@ -266,6 +300,7 @@ static int run(const mount_config *config, int ready_fd)
         cli_error("%s", error->message);
     int result = 0;
     if (opened) {
+        print_read_only(&s);
         if (config->foreground || isatty(STDOUT_FILENO))
             print_usage(&s);
         if (ready_fd >= 0 && !release_shell(ready_fd))

@@ -21,6 +21,12 @@ refused "a missing replica" "No such file or directory" a.raw c.raw mnt
 equal "nothing is mounted" "$(mounted)" 0
 equal "no journal is left" "$(find state -name '*.jsonl')" ""
 equal "no socket is left" "$(find state -type s)" ""
+equal "nothing at all is left of the state" "$(find state -mindepth 1)" ""
+qemu-img create -q -f qcow2 r.qcow2 1M
+refused "a notice is no second line" "control socket" -o qmp=/nowhere/socket r.qcow2 mnt
+refused "state in the mount itself" "beneath the mount point" -o "state-dir=$scratch/mnt" a.raw b.raw mnt
+equal "is not left there" "$(ls -A mnt)" ""
+refused "the socket in the mount itself" "beneath the mount point" -o "qmp=$scratch/mnt/s" a.raw b.raw mnt
 cat >two.conf <<CONF
 [disk one]
 file=disk.img
