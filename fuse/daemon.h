@@ -13,9 +13,9 @@ typedef struct daemon_context {
     const mount_config *config;
     GPtrArray *disks;    /* of disk*, in the configuration's order */
     GPtrArray *journals; /* of journal*, same order: one per disk */
-    char *state_dir;     /* absolute; disk NAME has its journal in NAME/divergence.jsonl */
-    char *socket_path;   /* absolute; where the control socket is */
-    int64_t started_us;  /* g_get_monotonic_time() at start */
+    char *state_dir;    /* absolute; disk NAME has its journal in NAME/divergence.jsonl */
+    char *socket_path;  /* absolute; where the control socket is */
+    int64_t started_us; /* g_get_monotonic_time() at start */
 } daemon_context;
 
 /* Opens the disks of `config`, mounts, tells the shell when the disk can be read, serves
