@@ -37,7 +37,7 @@ typedef struct disk_replica {
     atomic_uint_fast64_t read_errors, write_errors, latency_ns;
     /* Under state_lock: */
     replica_state state;
-    rangeset differing; /* where it was outvoted; each byte counts once */
+    rangeset differing; /* where it was outvoted, or nobody won */
     rangeset missed;    /* changes that it did not take */
     uint64_t divergent_bytes, stale_bytes;
 } disk_replica;

@@ -94,7 +94,7 @@ static void account_range(disk *d, const vote_range *range, uint64_t offset)
     DISK_COUNT(*(range->winners ? &d->divergences : &d->quorum_failures), 1);
     g_mutex_lock(&d->state_lock);
     rangeset_add(range->winners ? &d->differing : &d->no_quorum, offset, range->length);
-    for (unsigned i = 0; i < d->n; i++) {
+    for (unsigned i = 0; i < d->n && range->n_groups > 1; i++) {
         disk_replica *replica = &d->replicas[i];
         if (range->group[i] != VOTE_NO_GROUP && !disk_has_bit(range->winners, i))
             replica->divergent_bytes +=

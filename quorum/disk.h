@@ -109,7 +109,8 @@ typedef struct replica_status {
     replica_state state;
     uint64_t stale_bytes; /* changes that it missed; each byte counts once */
     uint64_t read_errors, write_errors; /* requests */
-    uint64_t divergent_bytes;           /* where it was outvoted; each byte counts once */
+    uint64_t divergent_bytes;           /* where it was outvoted, or versions differed and
+                                           none won; each byte counts once */
     uint64_t latency_us; /* moving average of one read on this replica; where replicas are
                                  read in one submission, that submission's time */
 } replica_status;

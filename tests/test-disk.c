@@ -242,6 +242,16 @@ Test(disk, R4_a_repeat_is_counted)
     cr_assert_str_eq(replica_state_name(status.state), "in-sync");
 }
 
+static void expect_divergent(disk_rig *rig, uint64_t a, uint64_t b, uint64_t c)
+{
+    replica_status status[3];
+    for (unsigned i = 0; i < 3; i++)
+        disk_replica_status(rig->disk, i, &status[i]);
+    cr_assert_eq(status[0].divergent_bytes, a);
+    cr_assert_eq(status[1].divergent_bytes, b);
+    cr_assert_eq(status[2].divergent_bytes, c);
+}
+
 Test(disk, R1_no_majority_is_EIO_and_recorded)
 {
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
@@ -259,7 +269,8 @@ Test(disk, R1_no_majority_is_EIO_and_recorded)
     cr_assert_null(json_object_get(json_array_get(records, 0), "winner"));
     json_decref(records);
 
-    disk_rig_check_read(rig, 0, 10 * SECTOR); /* its neighbours are served */
+    expect_divergent(rig, SECTOR, SECTOR, SECTOR); /* nobody knows who is right */
+    disk_rig_check_read(rig, 0, 10 * SECTOR);      /* its neighbours are served */
     disk_rig_check_read(rig, 11 * SECTOR, 64 * KIB);
     cr_assert_eq(disk_rig_read(rig, 10 * SECTOR + 100, 1), -EIO);
 }
@@ -448,6 +459,17 @@ Test(disk, R3_dead_replica_is_asked_a_bounded_number_of_times)
     fail_read(rig, 0, 0, 0, EIO);
     disk_rig_check_read(rig, 4096, 4096);
     cr_assert_eq(fault_hits(), 9);
+}
+
+/* Two cannot be read; the third agrees with everybody who could. */
+Test(disk, R4_who_alone_replies_does_not_differ)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
+    fail_read(rig, 0, 0, 4096, EIO);
+    fail_read(rig, 1, 0, 4096, EIO);
+    cr_assert_eq(disk_rig_read(rig, 0, 4096), -EIO);
+    expect_divergent(rig, 0, 0, 0);
+    cr_assert_eq(disk_rig_count(rig, "quorum-failure", "read"), 1);
 }
 
 Test(disk, R4_an_error_that_went_away_is_told)
