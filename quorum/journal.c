@@ -13,6 +13,7 @@
  * and reopening forget all of them, because their lines are in another file.
  *
  * The file is locked (flock), because two writers would put their lines over each other.
+ * It may be cut short or deleted by others all the same (follow_file).
  */
 #include "quorum/journal-format.h"
 #include <errno.h>
@@ -175,6 +176,12 @@ static int write_all(int fd, const char *data, size_t length, uint64_t offset)
     return 0;
 }
 
+static void forget_records(journal *j)
+{
+    g_hash_table_remove_all(j->table);
+    g_queue_clear_full(&j->age, g_free);
+}
+
 /* Takes over a file at the journal's path; the records known so far are elsewhere. */
 static void switch_file(journal *j, int fd, uint64_t end)
 {
@@ -183,8 +190,27 @@ static void switch_file(journal *j, int fd, uint64_t end)
     j->fd = fd;
     j->end = end;
     j->torn = false;
-    g_hash_table_remove_all(j->table);
-    g_queue_clear_full(&j->age, g_free);
+    forget_records(j);
+}
+
+/* People empty logs and delete them. Then lines would follow a hole, counts would go into
+ * the middle of other lines, or all of it into a file that nobody can see. */
+static void follow_file(journal *j)
+{
+    struct stat st;
+    uint64_t end;
+    if (fstat(j->fd, &st) < 0)
+        return;
+    if (st.st_nlink == 0) {
+        int fd = open_file(j->path, &end);
+        if (fd >= 0)
+            switch_file(j, fd, end);
+    } else if ((uint64_t)st.st_size < j->end &&
+               find_end(j->fd, (uint64_t)st.st_size, &end) == 0) {
+        j->end = end;
+        j->torn = end < (uint64_t)st.st_size;
+        forget_records(j);
+    }
 }
 
 /* The new file is made before the old one is moved, so that a failure changes nothing and
@@ -315,6 +341,7 @@ int journal_append(journal *j, const journal_record *record)
     journal_digest(line.text->str + line.body_start, line.body_length, digest);
 
     g_mutex_lock(&j->mutex);
+    follow_file(j);
     gap_line(j, record->disk, &gap);
     int gap_result = gap.text ? append_gap(j, &gap) : 0;
     known_record *known = find_known(j, digest);
@@ -438,6 +465,7 @@ int journal_reopen(journal *j)
 char *journal_snapshot(journal *j, gsize *ret_length, GError **error)
 {
     g_mutex_lock(&j->mutex);
+    follow_file(j);
     uint64_t length = j->end;
     char *text = g_try_malloc(length + 1);
     int result = text ? 0 : -ENOMEM;

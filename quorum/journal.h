@@ -7,7 +7,8 @@
  * killed daemon loses nothing; journal_sync makes it survive a power cut. A torn last
  * line is cut off at open. Rotation by size: NAME.jsonl becomes NAME.jsonl.1 (replacing
  * what was there). Only records of this session and of the present file are counted up,
- * and only the last 262,144 of those: a repeat of another one is a new record.
+ * and only the last 262,144 of those: a repeat of another one is a new record. A file that
+ * somebody empties or deletes begins anew.
  *
  * Threads: all functions may be called from any thread; one lock inside.
  */

@@ -452,6 +452,53 @@ Test(journal, R4_reopen_after_the_file_was_moved)
     journal_close(j);
 }
 
+/* Not by SIGHUP and by the book, but people do it. */
+Test(journal, R4_goes_on_after_the_file_was_emptied_or_cut)
+{
+    g_autofree char *path = support_path("j.jsonl");
+    journal *j = open_journal(path, 0, NULL);
+    for (uint64_t i = 0; i < 4; i++)
+        append_at(j, i * 512);
+    cr_assert_eq(truncate(path, 0), 0);
+    gsize length;
+    g_autofree char *text = journal_snapshot(j, &length, NULL);
+    cr_assert_str_eq(text, "");
+    append_at(j, 512);
+    append_at(j, 512);
+    append_at(j, 4096);
+    json_t *lines = load_lines(path);
+    cr_assert_eq(json_array_size(lines), 2);
+    cr_assert_eq(number(lines, 0, "offset"), 512);
+    cr_assert_eq(number(lines, 0, "count"), 2);
+    json_decref(lines);
+
+    struct stat st;
+    cr_assert_eq(stat(path, &st), 0);
+    cr_assert_eq(truncate(path, st.st_size - 5), 0);
+    append_at(j, 4096);
+    lines = load_lines(path);
+    cr_assert_eq(json_array_size(lines), 2);
+    cr_assert_eq(number(lines, 1, "offset"), 4096);
+    json_decref(lines);
+    cr_assert_eq(journal_lost(j), 0);
+    journal_close(j);
+}
+
+Test(journal, R4_goes_on_after_the_file_was_deleted)
+{
+    g_autofree char *path = support_path("j.jsonl");
+    journal *j = open_journal(path, 0, NULL);
+    append_at(j, 0);
+    cr_assert_eq(unlink(path), 0);
+    append_at(j, 0);
+    append_at(j, 0);
+    json_t *lines = load_lines(path);
+    cr_assert_eq(json_array_size(lines), 1);
+    cr_assert_eq(number(lines, 0, "count"), 2);
+    json_decref(lines);
+    journal_close(j);
+}
+
 Test(journal, R4_a_second_journal_on_the_file_is_refused)
 {
     g_autofree char *path = support_path("j.jsonl");
