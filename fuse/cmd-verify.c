@@ -89,11 +89,22 @@ static bool config_prepare(mount_config *config, GPtrArray *words, const char *f
     return true;
 }
 
+/* Whatever is written there (/dev/stdout) takes as many reports as come. */
+static bool is_same(const char *a, const char *b)
+{
+    return a && b && strcmp(a, b) == 0 && !g_str_has_prefix(a, "/dev/");
+}
+
 static int request_check(verify_request *request, const char *range)
 {
     if (request->manifest && request->check)
         return cli_usage_error("verify", CLI_VERIFY_USAGE,
                                "--manifest and --check exclude each other");
+    if (is_same(request->mapfile, request->svg) ||
+        is_same(request->mapfile, request->manifest) ||
+        is_same(request->svg, request->manifest))
+        return cli_usage_error("verify", CLI_VERIFY_USAGE,
+                               "two reports cannot be one file");
     if (range && !request->manifest)
         return cli_usage_error("verify", CLI_VERIFY_USAGE,
                                "--manifest-range needs --manifest");

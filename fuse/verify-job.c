@@ -12,8 +12,10 @@
 #include "fuse/outfile.h"
 #include "fuse/progress.h"
 #include "fuse/svg.h"
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct verify_job {
     disk *d;
@@ -161,14 +163,36 @@ static bool is_layer(disk *d, const char *path)
     return false;
 }
 
-static bool file_open(verify_job *job, const char *wanted, char **ret_path,
-                      outfile **ret_file)
+/* A forgotten FILE makes the first image one ("--mapfile a.raw b.raw"), so only an older
+ * report is replaced: what starts like it, or is empty. */
+static bool is_foreign(const char *path, const char *start)
+{
+    struct stat st;
+    char found[32] = "";
+    size_t length = strlen(start);
+    int fd = stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0
+                 ? open(path, O_RDONLY | O_CLOEXEC)
+                 : -1;
+    if (fd < 0)
+        return false;
+    ssize_t got = pread(fd, found, length, 0);
+    close(fd);
+    return got != (ssize_t)length || memcmp(found, start, length) != 0;
+}
+
+static bool file_open(verify_job *job, const char *wanted, const char *start,
+                      char **ret_path, outfile **ret_file)
 {
     *ret_path = disk_path(job, wanted);
     if (!*ret_path)
         return true;
     if (is_layer(job->d, *ret_path)) {
         cli_error("%s: is an image of this disk and is not overwritten", *ret_path);
+        return false;
+    }
+    if (is_foreign(*ret_path, start)) {
+        cli_error("%s: exists and is no older report of this kind (remove it first)",
+                  *ret_path);
         return false;
     }
     g_autoptr(GError) error = NULL;
@@ -218,9 +242,10 @@ static bool job_open(verify_job *job)
 {
     const verify_request *request = job->request;
     if (!check_open(job) ||
-        !file_open(job, request->mapfile, &job->map_path, &job->map_file) ||
-        !file_open(job, request->svg, &job->svg_path, &job->svg_file) ||
-        !file_open(job, request->manifest, &job->manifest_path, &job->manifest_file))
+        !file_open(job, request->mapfile, "# Mapfile", &job->map_path, &job->map_file) ||
+        !file_open(job, request->svg, "<?xml", &job->svg_path, &job->svg_file) ||
+        !file_open(job, request->manifest, "quorumfs-manifest", &job->manifest_path,
+                   &job->manifest_file))
         return false;
     job->found = g_array_new(FALSE, FALSE, sizeof(mapfile_block));
     job->foreign = g_array_new(FALSE, FALSE, sizeof(mapfile_block));

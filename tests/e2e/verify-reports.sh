@@ -73,6 +73,19 @@ equal "leaves the image alone" "$(sha256sum b/x.raw)" "$before"
 qemu-img create -q -f qcow2 -b x.raw -F raw b/top.qcow2
 exits "also in the place of a backing file" 2 verify --mapfile b/x.raw b/top.qcow2
 equal "which stays, too" "$(sha256sum b/x.raw)" "$before"
+before=$(sha256sum a/x.raw)
+for option in mapfile svg manifest; do
+    exits "--$option without its FILE" 2 verify --$option {a,b,c}/x.raw
+    contains "is told" "$err" "a/x.raw: exists and is no older report"
+done
+equal "the image that stood there stays" "$(sha256sum a/x.raw)" "$before"
+: >empty
+exits "an empty file may be replaced" 0 verify --mapfile empty a/x.raw
+check "it is" map_valid empty
+exits "an older report too" 0 verify --mapfile empty a/x.raw
+exits "but not by another" 2 verify --svg empty a/x.raw
+exits "two reports in one file" 64 verify --mapfile one --svg one a/x.raw
+check "make none" test ! -e one
 exits "a full device" 2 verify --svg /dev/full a/x.raw
 exits "a full standard output" 2 sh -c '"$0" verify a/x.raw >/dev/full' "$QUORUMFS"
 exits "a map on standard output" 0 verify --mapfile /dev/stdout a/x.raw
