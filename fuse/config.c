@@ -32,23 +32,27 @@ void mount_config_free(mount_config *config)
     g_free(config);
 }
 
-/* Levenshtein's distance, one row at a time. Both words are at most NEAREST_WORD_MAX. */
+/* Insertions, deletions, replacements and swaps of neighbours that make `b` of `a`, the
+ * last three rows of the table at a time. Both words are at most NEAREST_WORD_MAX. */
 static unsigned edit_distance(const char *a, const char *b)
 {
-    unsigned row[NEAREST_WORD_MAX + 1];
+    unsigned rows[3][NEAREST_WORD_MAX + 1];
     size_t length = strlen(b);
     for (unsigned j = 0; j <= length; j++)
-        row[j] = j;
-    for (unsigned i = 1; a[i - 1]; i++) {
-        unsigned diagonal = row[0];
+        rows[0][j] = j;
+    unsigned i = 1;
+    for (; a[i - 1]; i++) {
+        unsigned *row = rows[i % 3], *above = rows[(i + 2) % 3];
+        const unsigned *higher = rows[(i + 1) % 3];
         row[0] = i;
         for (unsigned j = 1; j <= length; j++) {
-            unsigned replaced = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            row[j] = MIN(replaced, MIN(row[j], row[j - 1]) + 1);
+            row[j] =
+                MIN(above[j - 1] + (a[i - 1] != b[j - 1]), MIN(above[j], row[j - 1]) + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                row[j] = MIN(row[j], higher[j - 2] + 1);
         }
     }
-    return row[length];
+    return rows[(i - 1) % 3][length];
 }
 
 const char *config_nearest(const char *word, const char *const *known)

@@ -88,12 +88,13 @@ Test(config, times)
 
 Test(config, nearest_word)
 {
-    static const char *const known[] = {"mount",     "umount", "status",
-                                        "threshold", "ro",     NULL};
+    static const char *const known[] = {"mount", "umount", "status", "threshold",
+                                        "qmp=",  "ro",     NULL};
     cr_assert_str_eq(config_nearest("mout", known), "mount");
     cr_assert_str_eq(config_nearest("unmount", known), "umount");
     cr_assert_str_eq(config_nearest("treshold", known), "threshold");
     cr_assert_str_eq(config_nearest("thrseholt", known), "threshold");
+    cr_assert_str_eq(config_nearest("qpm=", known), "qmp=");
     cr_assert_null(config_nearest("tohldsrhe", known));
     cr_assert_null(config_nearest("xy", known));
     cr_assert_null(config_nearest("rw", known));
