@@ -13,8 +13,9 @@
 enum {
     CLI_OK = 0,
     CLI_USAGE = 1,
-    CLI_UNREACHABLE = 2, /* status, info, explain, events: cannot be opened or reached */
-    CLI_FAILED = 32,     /* mount and umount, as mount(8) */
+    CLI_UNREACHABLE = 2,   /* status, info, explain, events: cannot be opened or reached;
+                            standard output cannot be written */
+    CLI_FAILED = 32,       /* mount and umount, as mount(8) */
     CLI_VERIFY_USAGE = 64, /* verify */
 };
 

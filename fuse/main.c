@@ -110,9 +110,20 @@ static void raise_descriptor_limit(void)
     }
 }
 
+/* A full disk must not make an empty status of a good one. */
+static int finish_output(int code)
+{
+    bool good = !ferror(stdout);
+    good = fflush(stdout) == 0 && good;
+    if (good || code != CLI_OK)
+        return code;
+    cli_error("standard output cannot be written");
+    return CLI_UNREACHABLE;
+}
+
 int main(int argc, char **argv)
 {
     libqcow_helper_main(argc, argv);
     raise_descriptor_limit();
-    return dispatch(argc, argv);
+    return finish_output(dispatch(argc, argv));
 }

@@ -86,6 +86,11 @@ wrong 2 "not a quorumfs mount" status /proc
 wrong 32 "not a quorumfs mount" umount /proc
 wrong 2 "No such file" info nowhere.raw
 wrong 2 "No such file" explain nowhere.raw a.raw 0
+for words in --version --help "help mount" "info a.raw" "explain a.raw 0" "verify a.raw"; do
+    exits "$words, nowhere to write" 2 sh -c "'$QUORUMFS' $words >/dev/full"
+    exits "$words, standard output closed" 2 sh -c "'$QUORUMFS' $words >&-"
+done
+equal "says so" "$err" "quorumfs: standard output cannot be written"
 newline=$'one\ntwo'
 wrong 1 "unknown command 'one?two'" "$newline"
 check "nothing is mounted" sh -c "! grep -q '$scratch' /proc/self/mountinfo"
