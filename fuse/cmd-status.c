@@ -138,6 +138,11 @@ static void print_disk(const json_t *d)
            json_array_size(replicas));
     if (todo)
         printf("    action: %s\n", todo);
+    if (number_of(d, "journal-lost-records"))
+        printf("   journal: %" G_GUINT64_FORMAT
+               " records could not be written. Make room "
+               "in the state directory\n            (status --json names it).\n",
+               number_of(d, "journal-lost-records"));
 
     int width = 4;
     size_t i;

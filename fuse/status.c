@@ -49,7 +49,7 @@ static json_t *replica_row(disk *d, unsigned index)
     return row;
 }
 
-static json_t *disk_row(disk *d)
+static json_t *disk_row(disk *d, journal *j)
 {
     json_t *row = json_object();
     json_object_set_new(row, "name", json_text(disk_name(d)));
@@ -57,6 +57,7 @@ static json_t *disk_row(disk *d)
     set_count(row, "size", disk_size(d));
     set_count(row, "threshold", disk_threshold(d));
     json_object_set_new(row, "state", json_text(disk_state_name(d)));
+    set_count(row, "journal-lost-records", j ? journal_lost(j) : 0);
     json_t *replicas = json_array();
     for (unsigned i = 0; i < disk_replica_count(d); i++)
         json_array_append_new(replicas, replica_row(d, i));
@@ -76,7 +77,8 @@ char *status_json(const daemon_context *daemon)
     json_object_set_new(root, "state-dir", json_text(daemon->state_dir));
     json_t *disks = json_array();
     for (unsigned i = 0; i < daemon->disks->len; i++)
-        json_array_append_new(disks, disk_row(daemon->disks->pdata[i]));
+        json_array_append_new(
+            disks, disk_row(daemon->disks->pdata[i], daemon->journals->pdata[i]));
     json_object_set_new(root, "disks", disks);
     char *dump = json_dumps(root, JSON_INDENT(2));
     json_decref(root);

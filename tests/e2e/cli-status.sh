@@ -67,3 +67,25 @@ equal "the JSON counts its bytes" "$(status --json | jq '.disks[0].replicas[1]."
 contains "the table says what to do" "$(status)" "action: replicas differed"
 check "so do the metrics" grep -qE '^quorumfs_replica_divergent_bytes_total\{disk="one",replica="b"\} 512$' <(status --prometheus)
 qumount mnt
+
+# A journal that cannot be written: the disk serves, status and metrics say so. In a mount
+# namespace of its own, so that the full file system goes with it.
+full() {
+    unshare -m sh -euc '
+        mount -t tmpfs -o size=8k none full
+        "$0" mount -o ro,cache=none,state-dir=full a.raw b.raw c.raw mnt 2>&1
+        for at in $(seq 0 8192 1000000); do printf rot | dd of=c.raw bs=1 seek=$at conv=notrunc status=none; done
+        cmp mnt/disk.img a.raw
+        "$0" status mnt
+        "$0" status mnt --prometheus | grep ^quorumfs_disk_journal_lost
+        "$0" umount mnt' "$QUORUMFS"
+}
+if mkdir full && unshare -m sh -c 'mount -t tmpfs none full' 2>/dev/null; then
+    cp a.raw b.raw
+    exits "a full journal does not stop the disk" 0 full
+    contains "status says so" "$out" "records could not be written"
+    check "the metrics count" grep -qE '^quorumfs_disk_journal_lost_records_total\{disk="disk"\} [1-9]' <<<"$out"
+    check "in 80 columns" sh -c '! grep -qE "^.{81}"' <<<"$out"
+else
+    skip "a full journal" "no mount namespaces"
+fi
