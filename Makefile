@@ -31,8 +31,19 @@ E2E        := $(sort $(filter-out tests/e2e/lib.sh,$(wildcard tests/e2e/*.sh)))
 
 all: quorumfs
 
-quorumfs: $(BUILD)/quorumfs
-	install -m 755 $< $@
+# By content: the last build of another BUILD may be newer than this one's.
+quorumfs: $(BUILD)/quorumfs force
+	@cmp -s $< $@ || { echo "install -m 755 $< $@"; install -m 755 $< $@; }
+
+# Objects are made anew when the command that makes them is not that of the last run in the
+# same BUILD (CC=, CFLAGS=, SANITIZE=, WERROR= ...).
+COMMAND    := $(strip $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(TEST_CPPFLAGS) -MMD -MP -c)
+ifneq ($(file <$(BUILD)/command),$(COMMAND))
+$(BUILD)/command: force
+endif
+$(BUILD)/command:
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(subst ','\'',$(COMMAND))' >$@
 
 $(BUILD)/quorumfs: $(MAIN_OBJ) $(BUILD)/libquorumfs.a
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -41,9 +52,9 @@ $(BUILD)/libquorumfs.a: $(LIB_OBJ)
 	@rm -f $@
 	ar rcs $@ $^
 
-$(BUILD)/%.o: %.c Makefile
+$(BUILD)/%.o: %.c Makefile $(BUILD)/command
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(TEST_CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(COMMAND) -o $@ $<
 
 $(BUILD)/tests/test-%: $(BUILD)/tests/test-%.o $(TEST_LIB) $(BUILD)/libquorumfs.a
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS) $(TEST_LIBS)
@@ -130,6 +141,6 @@ uninstall:
 clean:
 	rm -rf build build-* quorumfs
 
-.PHONY: all tests demo check check-sanitize check-asan check-tsan deps deps-ci format \
+.PHONY: all force tests demo check check-sanitize check-asan check-tsan deps deps-ci format \
         check-format check-cppcheck install uninstall clean
 .SECONDARY:

@@ -3,6 +3,11 @@
 . "$(dirname "$0")/lib.sh"
 tree=$(dirname "$QUORUMFS")
 make_install() { make -s -C "$tree" DESTDIR="$scratch/dest" PREFIX=/usr "$@" >/dev/null; }
+sources=$(ls "$tree"/fuse/*.c "$tree"/quorum/*.c "$tree"/formats/*.c | wc -l)
+compiles() { make -n -C "$tree" "$@" quorumfs 2>/dev/null | grep -c -- ' -c -o '; }
+equal "another compiler does not get this one's objects" "$(compiles CC=other-cc)" "$sources"
+equal "nor do other flags" "$(compiles CFLAGS=-O7)" "$sources"
+equal "another BUILD is built, though ./quorumfs is there" "$(compiles BUILD="$scratch/build")" "$sources"
 check "make install" make_install install
 for file in bin/quorumfs share/man/man1/quorumfs.1 share/bash-completion/completions/quorumfs \
     share/doc/quorumfs/examples/sample.conf sbin/mount.fuse.quorumfs; do
