@@ -21,6 +21,9 @@
  *
  * A replica whose flush failed is out in any case (W4), even if too few are left then.
  *
+ * Concurrent changes: one that was not even asked of a replica that is out may be done
+ * before the journal knows of that one; it waits for that (await_recorded).
+ *
  * Concurrent failures: who is out is decided under state_lock and counts only replicas
  * that are still in sync then, so two writes cannot both succeed by different majorities
  * that have fewer than `threshold` replicas in common with those that are left.
@@ -88,6 +91,16 @@ static int decide(disk *d, const disk_change *change, uint64_t failed, uint64_t 
     return r;
 }
 
+/* Waits until the journal has on disk who is out: a success without them must not outlive
+ * the knowledge that they missed it (W2). */
+static void await_recorded(disk *d)
+{
+    g_mutex_lock(&d->state_lock);
+    while (d->unrecorded != 0)
+        g_cond_wait(&d->recorded, &d->state_lock);
+    g_mutex_unlock(&d->state_lock);
+}
+
 static void journal_state(disk *d, const disk_change *change, unsigned i, int error)
 {
     journal_loser loser = {.replica = d->replicas[i].name, .error = -error};
@@ -104,6 +117,20 @@ static void journal_state(disk *d, const disk_change *change, unsigned i, int er
                         .error = -error,
                         .action = action,
                     });
+}
+
+/* Those that this change took out: durably, then whoever awaits it may go on. */
+static void record_out(disk *d, const disk_change *change, uint64_t out)
+{
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(out, i))
+            journal_state(d, change, i, change->results[i]);
+    if (d->journal)
+        journal_sync(d->journal);
+    g_mutex_lock(&d->state_lock);
+    d->unrecorded &= ~out;
+    g_cond_broadcast(&d->recorded);
+    g_mutex_unlock(&d->state_lock);
 }
 
 /* One record for each replica that failed; who took the change stands as the winner if
@@ -208,9 +235,8 @@ static bool settle_piece(disk *d, const disk_change *change, uint64_t offset,
         if (disk_has_bit(out, i) && !replica_transition(d, i, REPLICA_EVENT_OUTVOTED))
             out &= ~(UINT64_C(1) << i);
     g_mutex_unlock(&d->state_lock);
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(out, i))
-            journal_state(d, change, i, change->results[i]);
+    if (out != 0)
+        record_out(d, change, out);
     return out != 0;
 }
 
@@ -235,14 +261,17 @@ int disk_change_finish(disk *d, const disk_change *change)
 
     int r = decide(d, change, failed, &out);
     journal_failures(d, change, failed, r);
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(out, i))
-            journal_state(d, change, i, change->results[i]);
+    if (out != 0)
+        record_out(d, change, out);
+    else if (failed != 0 && d->journal)
+        journal_sync(d->journal);
     if (r < 0) {
         journal_refused(d, change, r);
         settle(d, change);
+        if (d->journal)
+            journal_sync(d->journal);
+    } else {
+        await_recorded(d);
     }
-    if (d->journal && (failed != 0 || r < 0))
-        journal_sync(d->journal);
     return r;
 }

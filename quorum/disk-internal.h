@@ -62,6 +62,8 @@ struct disk {
 
     GMutex state_lock;
     rangeset differing, no_quorum; /* under state_lock */
+    uint64_t unrecorded; /* under state_lock: who is out, and the journal is not synced */
+    GCond recorded;      /* unrecorded has lost a bit */
 };
 
 #define DISK_COUNT(counter, by)                                                          \

@@ -206,6 +206,7 @@ static disk *disk_new(const disk_options *options, journal *records)
     d->journal = records;
     d->range_lock = rangelock_new();
     g_mutex_init(&d->state_lock);
+    g_cond_init(&d->recorded);
     d->replicas = g_new0(disk_replica, d->n);
     for (unsigned i = 0; i < d->n; i++) {
         d->replicas[i].name = g_strdup(nth(options, i)->name);
@@ -231,6 +232,7 @@ static void disk_free(disk *d)
     rangeset_clear(&d->differing);
     rangeset_clear(&d->no_quorum);
     g_mutex_clear(&d->state_lock);
+    g_cond_clear(&d->recorded);
     g_free(d->read_only_reason);
     g_free(d->name);
     g_free(d->file);

@@ -51,5 +51,6 @@ bool replica_transition(disk *d, unsigned i, replica_event event)
         atomic_fetch_or(&d->in_sync, UINT64_C(1) << i);
     else
         atomic_fetch_and(&d->in_sync, ~(UINT64_C(1) << i));
+    d->unrecorded |= UINT64_C(1) << i;
     return true;
 }

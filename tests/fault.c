@@ -11,6 +11,7 @@ static struct {
     bool active;
 } faults[FAULTS_MAX];
 static atomic_uint n_faults, n_hits, n_unsynced;
+static void (*_Atomic sync_hook)(void);
 
 void fault_add(fault f)
 {
@@ -27,6 +28,11 @@ void fault_clear(void)
 {
     n_faults = 0;
     n_hits = 0;
+}
+
+void fault_on_sync(void (*hook)(void))
+{
+    sync_hook = hook;
 }
 
 unsigned fault_hits(void)
@@ -141,6 +147,9 @@ int __real_journal_sync(journal *j);
 int __wrap_journal_sync(journal *j);
 int __wrap_journal_sync(journal *j)
 {
+    void (*hook)(void) = atomic_exchange(&sync_hook, NULL);
+    if (hook)
+        hook();
     n_unsynced = 0;
     return __real_journal_sync(j);
 }

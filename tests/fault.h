@@ -35,6 +35,8 @@ void fault_add(fault f);
 void fault_clear(void);
 /* Journal records appended since the last journal_sync. */
 unsigned fault_unsynced_records(void);
+/* Called once, by the next journal_sync, before anything is on disk. NULL: not at all. */
+void fault_on_sync(void (*hook)(void));
 /* How often any fault struck since fault_clear. */
 unsigned fault_hits(void);
 

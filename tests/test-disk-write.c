@@ -380,6 +380,52 @@ Test(disk_write, W3_all_file_systems_are_full)
     cr_assert_str_eq(disk_state_name(rig->disk), "healthy");
 }
 
+/* One that was not asked of the replica at all, while the journal is still being synced. */
+static struct {
+    disk *disk;
+    GThread *thread;
+    GMutex lock;
+    GCond done;
+    unsigned unsynced; /* when the other write returned */
+    bool returned;
+} other;
+
+static void *write_beside(void *unused)
+{
+    uint8_t data[SECTOR] = {7};
+    int r = disk_write(other.disk, 64 * KIB, sizeof(data), data);
+    g_mutex_lock(&other.lock);
+    other.unsynced = fault_unsynced_records();
+    other.returned = true;
+    g_cond_signal(&other.done);
+    g_mutex_unlock(&other.lock);
+    return r == 0 ? NULL : unused;
+}
+
+/* A write that does not wait returns long before the time is over. */
+static void start_other(void)
+{
+    other.thread = g_thread_new("other", write_beside, &other);
+    g_mutex_lock(&other.lock);
+    gint64 deadline = g_get_monotonic_time() + G_USEC_PER_SEC / 2;
+    while (!other.returned && g_cond_wait_until(&other.done, &other.lock, deadline))
+        ;
+    g_mutex_unlock(&other.lock);
+}
+
+Test(disk_write, W2_no_write_is_acknowledged_before_the_journal_knows_who_is_out)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
+    uint8_t data[SECTOR] = {1};
+    other.disk = rig->disk;
+    disk_rig_fail(rig, 1, FAULT_WRITE, EIO, 0);
+    fault_on_sync(start_other);
+    cr_assert_eq(disk_write(rig->disk, 0, sizeof(data), data), 0);
+    cr_assert_null(g_thread_join(other.thread));
+    cr_assert_eq(other.unsynced, 0);
+    disk_rig_expect_state(rig, 1, REPLICA_FAILED);
+}
+
 /* ---- W4: flush ---- */
 
 Test(disk_write, W4_failed_flush_takes_the_replica_out)
