@@ -96,7 +96,8 @@ static bool check_readable(const layer *l, chain_decoder decoder, GError **error
             "AES encryption is read by libqcow only, which does not read: ", l->refusal,
             error);
     if (l->refusal && decoder == CHAIN_DECODER_LIBQCOW)
-        return unsupported(l, "libqcow does not read rightly: ", l->refusal, error);
+        return unsupported(l, "libqcow does not read this rightly, decoder=auto does: ",
+                           l->refusal, error);
     return true;
 }
 
