@@ -97,7 +97,11 @@ bool cli_mount_find(const char *mountpoint, cli_mount *ret_mount)
     if (text)
         ret_mount->status = json_loadb(text, length, JSON_REJECT_DUPLICATES, &why);
     if (!dead && !json_is_object(ret_mount->status)) {
-        cli_error("%s: %s", file, text ? "not a status" : g_strerror(errno));
+        const char *hint = !text && errno == EACCES
+                               ? " (ask as the user who mounted it, or mount with "
+                                 "-o allow_other)"
+                               : "";
+        cli_error("%s: %s%s", file, text ? "not a status" : g_strerror(errno), hint);
         json_decref(ret_mount->status);
         free(path);
         return false;
