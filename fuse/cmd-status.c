@@ -112,6 +112,9 @@ static const char *advice(const json_t *d)
     if (out)
         return "a replica is out. Look at the events, unmount, replace its\n"
                "            file by a copy of a good one, verify, and mount again.";
+    if (number_of(d, "quorum-failures"))
+        return "requests failed, because too few replicas agreed. The events\n"
+               "            and explain say where; unmount, and verify the replicas.";
     if (divergent)
         return "replicas differed and were outvoted. The events and explain\n"
                "            say where; replace the bad file while unmounted.";

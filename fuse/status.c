@@ -57,6 +57,9 @@ static json_t *disk_row(disk *d, journal *j)
     set_count(row, "size", disk_size(d));
     set_count(row, "threshold", disk_threshold(d));
     json_object_set_new(row, "state", json_text(disk_state_name(d)));
+    disk_counters counters;
+    disk_get_counters(d, &counters);
+    set_count(row, "quorum-failures", counters.quorum_failures);
     set_count(row, "journal-lost-records", j ? journal_lost(j) : 0);
     json_t *replicas = json_array();
     for (unsigned i = 0; i < disk_replica_count(d); i++)

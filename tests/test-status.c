@@ -129,6 +129,7 @@ Test(status, json_has_the_shape_of_the_surface)
     assert_integer(disk_row, "size", SIZE);
     assert_integer(disk_row, "threshold", 2);
     assert_integer(disk_row, "journal-lost-records", 0);
+    assert_integer(disk_row, "quorum-failures", 0);
     cr_assert_eq(json_array_size(json_object_get(disk_row, "jobs")), 0u);
     cr_assert_eq(json_array_size(json_object_get(disk_row, "replicas")), 3u);
     json_t *replica = row(disk_row, "replicas", 1);

@@ -68,6 +68,15 @@ contains "the table says what to do" "$(status)" "action: replicas differed"
 check "so do the metrics" grep -qE '^quorumfs_replica_divergent_bytes_total\{disk="one",replica="b"\} 512$' <(status --prometheus)
 qumount mnt
 
+poke c.raw 8192 spoilt
+check "mount" qmount mnt -o ro a.raw b.raw c.raw
+check "a sector without a majority is not served" sh -c '! cat mnt/disk.img >copy.raw 2>cat.err'
+check "the JSON counts the requests" jq -e '.disks[0]."quorum-failures" >= 1' mnt/.quorumfs/status.json
+contains "the table does not say that it was" "$(status)" "action: requests failed"
+qumount mnt
+cp a.raw b.raw
+cp a.raw c.raw
+
 # A journal that cannot be written: the disk serves, status and metrics say so. In a mount
 # namespace of its own, so that the full file system goes with it.
 full() {
@@ -81,7 +90,6 @@ full() {
         "$0" umount mnt' "$QUORUMFS"
 }
 if mkdir full && unshare -m sh -c 'mount -t tmpfs none full' 2>/dev/null; then
-    cp a.raw b.raw
     exits "a full journal does not stop the disk" 0 full
     contains "status says so" "$out" "records could not be written"
     check "the metrics count" grep -qE '^quorumfs_disk_journal_lost_records_total\{disk="disk"\} [1-9]' <<<"$out"
