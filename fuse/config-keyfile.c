@@ -330,6 +330,10 @@ static bool check_disks(const keyfile_reader *reader, GError **error)
             return invalid(error, reader->file,
                            "[disk %s]: no replicas (add [replica %s/a])", d->name,
                            d->name);
+        if (d->threshold > d->replicas->len)
+            return invalid(error, reader->file,
+                           "[disk %s]: threshold=%u: may not exceed children count (%u)",
+                           d->name, d->threshold, d->replicas->len);
         if (!d->file)
             d->file = disks->len == 1 ? g_strdup("disk.img")
                                       : g_strdup_printf("%s.img", d->name);

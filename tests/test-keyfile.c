@@ -184,6 +184,8 @@ Test(keyfile, values_are_checked)
 {
     assert_refused(DISK "threshold=0\n" REPLICA, CONFIG_ERROR_INVALID,
                    "[disk vm1]: threshold=0: parameter 'threshold' expects a value >= 1");
+    assert_refused(DISK "threshold=2\n" REPLICA, CONFIG_ERROR_INVALID,
+                   "[disk vm1]: threshold=2: may not exceed children count (1)");
     assert_refused(DISK "threshold=\n" REPLICA, CONFIG_ERROR_INVALID, "needs a value");
     assert_refused(DISK "threshold=2 # two\n" REPLICA, CONFIG_ERROR_INVALID,
                    "not a number");
