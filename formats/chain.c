@@ -73,8 +73,7 @@ static chain_buffer *get_buffer(size_t length)
 
 static bool continues(const io_op *op, const io_op *next)
 {
-    return op->fd == next->fd && op->eof_error == next->eof_error &&
-           op->offset + op->length == next->offset &&
+    return op->fd == next->fd && op->offset + op->length == next->offset &&
            (uint8_t *)op->buf + op->length == next->buf &&
            op->length + next->length <= OP_BYTES_MAX;
 }
@@ -88,13 +87,11 @@ static void add_op(walk *w, io_op op)
         io_list_add(list, op);
 }
 
-static void add_read(walk *w, int fd, bool eof_error, uint8_t *buf, uint64_t offset,
-                     size_t length)
+static void add_read(walk *w, int fd, uint8_t *buf, uint64_t offset, size_t length)
 {
     while (length > 0) {
         size_t part = MIN(length, OP_BYTES_MAX);
         add_op(w, (io_op){.fd = fd,
-                          .eof_error = eof_error,
                           .owner = w->owner,
                           .buf = buf,
                           .length = part,
@@ -121,7 +118,7 @@ static int walk_extent(walk *w, unsigned index, uint8_t *buf, uint64_t offset,
         return 0;
     case IMAGE_EXTENT_DATA:
         if (extent->fd >= 0 && unit->reader == unit->map) {
-            add_read(w, extent->fd, false, buf, extent->host_offset, length);
+            add_read(w, extent->fd, buf, extent->host_offset, length);
             return 0;
         }
         break;
@@ -140,7 +137,7 @@ static int walk_unit(walk *w, unsigned index, uint8_t *buf, uint64_t offset,
     size_t inside = offset < size ? (size_t)MIN(length, size - offset) : 0;
     memset(buf + inside, 0, length - inside);
     if (inside > 0 && unit->raw_fd >= 0) {
-        add_read(w, unit->raw_fd, true, buf, offset, inside);
+        add_read(w, unit->raw_fd, buf, offset, inside);
         return 0;
     }
     if (inside > 0 && unit->whole)

@@ -233,6 +233,18 @@ static bool extent_continues(const qcow1_cluster *first, const qcow1_cluster *ne
     }
 }
 
+/* What the open found past the end of the file is zeroes. Said here, so that data is read
+ * exactly: what is missing of it was cut off since, and is an error. */
+static void clip_to_file(const qcow1_image *q, uint64_t start, qcow1_cluster *cluster,
+                         uint64_t *length)
+{
+    uint64_t host = cluster->host_offset + start;
+    if (host >= q->file_size)
+        *cluster = (qcow1_cluster){.kind = IMAGE_EXTENT_ZERO};
+    else
+        *length = MIN(*length, q->file_size - host);
+}
+
 /* The extent at `offset`, with compressed_length for the reader. */
 static int extent_find(const qcow1_image *q, uint64_t offset, uint64_t length,
                        qcow1_cluster *ret_cluster, uint64_t *ret_length)
@@ -266,6 +278,8 @@ static int extent_find(const qcow1_image *q, uint64_t offset, uint64_t length,
            extent_continues(ret_cluster, &next, same << bits))
         same++;
     *ret_length = MIN(length, (same << bits) - start);
+    if (ret_cluster->kind == IMAGE_EXTENT_DATA)
+        clip_to_file(q, start, ret_cluster, ret_length);
     return 0;
 }
 
@@ -327,7 +341,7 @@ static int extent_read(const qcow1_image *q, const qcow1_cluster *cluster, void 
     const uint64_t start = offset & (((uint64_t)1 << q->header.cluster_bits) - 1);
     switch (cluster->kind) {
     case IMAGE_EXTENT_DATA:
-        return file_read_full(q->fd, buf, length, cluster->host_offset + start);
+        return file_read_exact(q->fd, buf, length, cluster->host_offset + start);
     case IMAGE_EXTENT_COMPRESSED:
         return compressed_read(q, cluster, buf, start, length);
     default:

@@ -9,7 +9,7 @@
  *   extended            bit 0 is reserved; 32 alloc bits and 32 zero bits in a second word
  *
  * Invariant: an entry that is let through with has_host starts inside its file on a
- * cluster boundary (only its tail may lie past the end, where files read as zeroes), and
+ * cluster boundary (only its tail may lie past the end, where it is zeroes), and
  * a compressed one ends inside of the file, rounded up to the 512 bytes in which its
  * length is counted. No subcluster has both its bits.
  */

@@ -206,6 +206,18 @@ static bool continues(const qcow2_extent *extent, const qcow2_extent *next)
            extent->host_offset + extent->length == next->host_offset;
 }
 
+/* What the open found past the end of the file is zeroes. Said here, so that data is read
+ * exactly: what is missing of it was cut off since, and is an error. */
+static void clip_to_file(const qcow2_layout *layout, qcow2_extent *extent)
+{
+    if (extent->kind != IMAGE_EXTENT_DATA)
+        return;
+    if (extent->host_offset >= layout->data_size)
+        *extent = (qcow2_extent){.kind = IMAGE_EXTENT_ZERO, .length = extent->length};
+    else
+        extent->length = MIN(extent->length, layout->data_size - extent->host_offset);
+}
+
 int qcow2_map_lookup(qcow2_map *map, uint64_t offset, uint64_t length,
                      qcow2_extent *ret_extent)
 {
@@ -223,6 +235,7 @@ int qcow2_map_lookup(qcow2_map *map, uint64_t offset, uint64_t length,
     if (result < 0)
         return result;
     extent.length = MIN(extent.length, length);
+    clip_to_file(&map->layout, &extent);
     *ret_extent = extent;
     return 0;
 }

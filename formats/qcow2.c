@@ -4,8 +4,8 @@
  * Invariants
  * - Nothing is opened that qcow2_check_tables did not let through: the caller sees to it.
  * - map() gives plain data with the descriptor and offset to read it at, so that callers
- *   read it in their own way; only compressed clusters need read(). Where a cluster's
- *   tail lies past the end of its file it reads as zeroes both ways.
+ *   read it in their own way; only compressed clusters need read(). A cluster's tail that
+ *   lay past the end of its file when it was opened is a zero extent.
  * - Without writes there is no state but the caches, which lock for themselves: read and
  *   map run on any number of threads.
  * - The descriptors belong to the image from the moment of the call, also on failure.
@@ -48,7 +48,7 @@ static int read_extent(qcow2_image *q, const qcow2_extent *extent, void *buf,
     size_t length = (size_t)extent->length;
     switch (extent->kind) {
     case IMAGE_EXTENT_DATA:
-        return file_read_full(q->data_fd, buf, length, extent->host_offset);
+        return file_read_exact(q->data_fd, buf, length, extent->host_offset);
     case IMAGE_EXTENT_COMPRESSED:
         return qcow2_decoder_read(q->decoder, extent->host_offset,
                                   extent->compressed_size, buf,

@@ -92,10 +92,8 @@ static void run_here(io_op *op, size_t done)
         op->result = fdatasync(op->fd) < 0 ? -errno : 0;
     else if (op->write)
         op->result = file_write_full(op->fd, buf, length, op->offset + done);
-    else if (op->eof_error)
-        op->result = file_read_exact(op->fd, buf, length, op->offset + done);
     else
-        op->result = file_read_full(op->fd, buf, length, op->offset + done);
+        op->result = file_read_exact(op->fd, buf, length, op->offset + done);
 }
 
 /* A transfer that the ring did not do wholly is short at the end of a file, interrupted, or

@@ -16,13 +16,12 @@ typedef struct io_op {
     int fd;
     bool write;
     bool flush;      /* fdatasync; buf, length and offset stay 0 */
-    bool eof_error;  /* a read past the end of the file is -EIO instead of zeroes */
     unsigned owner;  /* free for the caller: which replica this belongs to */
     void *buf;       /* valid until io_list_run returns */
     size_t length;   /* bytes, at most 1 GiB */
     uint64_t offset; /* in fd */
     int result; /* set by io_list_run: 0 or -errno; a read past the end of the file is
-                        filled with zeroes unless eof_error, a short transfer is continued */
+                        -EIO, a short transfer is continued */
 } io_op;
 
 /* A list that grows; keep it (one per thread) and the steady state allocates nothing. */

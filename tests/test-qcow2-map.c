@@ -161,7 +161,13 @@ Test(qcow2_map, a_last_cluster_partly_there_reads_zero)
     cr_assert_not_null(im);
     cr_assert_eq(image_read(im, buf, 0, sizeof buf), 0);
     cr_assert_eq(memcmp(buf, expected, sizeof buf), 0);
-    assert_extent(im, 0, IMAGE_EXTENT_DATA, CLUSTER);
+    assert_extent(im, 0, IMAGE_EXTENT_DATA, 1000);
+    assert_extent(im, 1000, IMAGE_EXTENT_ZERO, CLUSTER - 1000);
+    /* What is cut off later is an error. */
+    cr_assert_eq(ftruncate(c.fd, (off_t)c.data + 900), 0);
+    cr_assert_eq(image_read(im, buf, 0, 900), 0);
+    cr_assert_eq(image_read(im, buf, 0, 901), -EIO);
+    cr_assert_eq(image_read(im, buf, 1000, CLUSTER), 0);
     image_close(im);
     close(c.fd);
 }
