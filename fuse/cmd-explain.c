@@ -195,11 +195,11 @@ static int explain_offline(GPtrArray *images, uint64_t offset, uint64_t length,
     int code = CLI_UNREACHABLE;
     if (!config_from_words(config, (char *const *)images->pdata, n_images, words->format,
                            NULL, &error) ||
-        !cli_apply_options(config, words->threshold, words->options, &error) ||
-        !config_apply_options(config, "ro", &error)) {
+        !cli_apply_options(config, words->threshold, words->options, &error)) {
         cli_error("%s", error->message);
         code = cli_config_exit(error, CLI_USAGE, CLI_UNREACHABLE);
     } else {
+        config_make_read_only(config);
         const disk_options *d = pick_disk(config, name);
         code = d ? explain_disk(d, offset, length, words) : CLI_USAGE;
     }

@@ -43,6 +43,8 @@ static int mount_words(mount_config *config, GPtrArray *words, const char *forma
     if (!set_mountpoint(config, g_ptr_array_index(words, words->len - 1)))
         return CLI_FAILED;
     config->foreground |= config->debug;
+    if (config->read_only)
+        config_make_read_only(config);
     return dry_run ? CLI_OK : daemon_mount(config);
 }
 

@@ -84,8 +84,7 @@ static bool config_prepare(mount_config *config, GPtrArray *words, const char *f
         if (!config_apply_options(config, g_ptr_array_index(options, i), error))
             return false;
     }
-    for (guint i = 0; i < config->disks->len; i++)
-        ((disk_options *)g_ptr_array_index(config->disks, i))->read_only = true;
+    config_make_read_only(config);
     return true;
 }
 

@@ -20,8 +20,14 @@ static bool set_ro(mount_config *config, const char *value G_GNUC_UNUSED,
                    GError **error G_GNUC_UNUSED)
 {
     config->read_only = true;
-    for (guint i = 0; i < config->disks->len; i++)
-        ((disk_options *)g_ptr_array_index(config->disks, i))->read_only = true;
+    return true;
+}
+
+/* As with mount(8) the last one counts. */
+static bool set_rw(mount_config *config, const char *value G_GNUC_UNUSED,
+                   GError **error G_GNUC_UNUSED)
+{
+    config->read_only = false;
     return true;
 }
 
@@ -111,6 +117,7 @@ static const struct {
     bool pass;
 } rows[] = {
     {"ro", set_ro, false},
+    {"rw", set_rw, false},
     {"allow_other", set_allow_other, false},
     {"state-dir=", set_state_dir, false},
     {"qmp=", set_qmp, false},
@@ -129,7 +136,6 @@ static const struct {
     {"nodiratime", NULL, false},
     {"sync", NULL, true},
     {"dirsync", NULL, true},
-    {"rw", NULL, false},
     {"suid", NULL, false},
     {"dev", NULL, false},
     {"exec", NULL, false},

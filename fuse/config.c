@@ -32,6 +32,13 @@ void mount_config_free(mount_config *config)
     g_free(config);
 }
 
+void config_make_read_only(mount_config *config)
+{
+    config->read_only = true;
+    for (guint i = 0; i < config->disks->len; i++)
+        ((disk_options *)g_ptr_array_index(config->disks, i))->read_only = true;
+}
+
 /* Insertions, deletions, replacements and swaps of neighbours that make `b` of `a`, the
  * last three rows of the table at a time. Both words are at most NEAREST_WORD_MAX. */
 static unsigned edit_distance(const char *a, const char *b)

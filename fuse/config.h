@@ -29,7 +29,8 @@ typedef struct mount_config {
     char *state_dir;   /* NULL: the default */
     char *socket_path; /* qmp=; NULL: in the state directory */
     config_cache cache;
-    bool foreground, debug, single_thread, read_only;
+    bool foreground, debug, single_thread;
+    bool read_only; /* -o ro; of no effect before config_make_read_only */
     bool allow_other;
     bool has_uid, has_gid, has_umask;
     uid_t uid;
@@ -51,6 +52,9 @@ replica_options *config_parse_image(const char *word, const char *format, GError
  * accepted. Unknown: USAGE "unknown option 'treshold=2' (did you mean 'threshold='?)".
  * Applies to every disk of the config; call after the disks are there. */
 bool config_apply_options(mount_config *config, const char *options, GError **error);
+
+/* All disks of it, whatever -o and the keyfile say. */
+void config_make_read_only(mount_config *config);
 
 /* Reads a keyfile. Messages: "FILE: [disk vm1]: unknown key 'treshold' (did you mean
  * 'threshold'?)". Relative sources are relative to the file's directory. */

@@ -245,7 +245,7 @@ Test(options, fill_the_disks_and_the_mount)
     cr_assert_eq(d->timeout_ms, 250u);
     cr_assert_eq(d->allow_dirs->len, 2u);
     cr_assert_str_eq(g_ptr_array_index(d->allow_dirs, 1), "/y");
-    cr_assert(d->read_only && config->read_only && config->allow_other);
+    cr_assert(config->read_only && config->allow_other);
     cr_assert(config->has_uid && config->uid == 7);
     cr_assert(config->has_gid && config->gid == 8);
     cr_assert_eq(config->umask, (mode_t)027);
@@ -292,6 +292,19 @@ Test(options, libfuse_gets_its_own_as_written)
     cr_assert_eq(config->fuse_options->len, 7u);
     cr_assert_str_eq(g_ptr_array_index(config->fuse_options, 0), "fsname=a\\,b");
     cr_assert_str_eq(g_ptr_array_index(config->fuse_options, 6), "auto_unmount");
+    mount_config_free(config);
+}
+
+Test(options, the_last_of_ro_and_rw_counts)
+{
+    mount_config *config = three_images();
+    cr_assert(config_apply_options(config, "ro,rw", NULL));
+    cr_assert(!config->read_only);
+    cr_assert(config_apply_options(config, "ro", NULL));
+    cr_assert(config->read_only);
+    cr_assert(!first_disk(config)->read_only);
+    config_make_read_only(config);
+    cr_assert(first_disk(config)->read_only);
     mount_config_free(config);
 }
 

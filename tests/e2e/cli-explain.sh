@@ -67,3 +67,9 @@ contains "names the nearest" "$err" "(did you mean 'disk'?)"
 exits "an offset past the end" 2 "$QUORUMFS" explain mnt disk 4M
 equal "is one line" "$(wc -l <.err)" 1
 qumount mnt
+
+pattern p.raw 1M 1
+cp p.raw q.raw
+qmount mnt -o ro p.raw q.raw || { not_ok "mount"; exit 1; }
+exits "raw images that are in use are read, too: nothing is opened for writing" 0 "$QUORUMFS" explain -o rw p.raw q.raw 0
+qumount mnt

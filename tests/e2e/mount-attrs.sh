@@ -68,3 +68,6 @@ contains "as read-only" "$err" "Read-only"
 exits "ro: no truncation" 1 truncate -s 1M $d
 equal "ro: it reads" "$(digest $d)" "$(digest a.raw)"
 qumount mnt
+qmount mnt -o ro,rw a.raw b.raw || { not_ok "mount ro,rw"; exit 1; }
+check "ro,rw: the last counts" sh -c "printf x | dd of=$d conv=notrunc status=none"
+qumount mnt
