@@ -29,13 +29,19 @@ static layer *layer_add(chain *c)
     return l;
 }
 
+static void layer_close(int fd)
+{
+    if (fd < 0)
+        return;
+    path_unlock(fd);
+    close(fd);
+}
+
 static void layer_free(layer *l)
 {
     image_close(l->im);
-    if (l->fd >= 0)
-        close(l->fd);
-    if (l->data_fd >= 0)
-        close(l->data_fd);
+    layer_close(l->fd);
+    layer_close(l->data_fd);
     g_free((char *)l->info.filename);
     g_free((char *)l->info.backing_file);
     g_free((char *)l->info.backing_format);

@@ -6,11 +6,18 @@
  * Locks never exclude each other directly (all are read locks): each side first takes its
  * own, then looks whether a write lock would fit on the bytes that contradict it. Taking
  * first means that of two that start together at least one sees the other.
+ *
+ * A lock that is in the way is waited for a moment: the kernel closes the files of a killed
+ * process some time after it has told of its end, and whoever starts the next one then
+ * should not be told that the image is in use.
  */
 #include "formats/path.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
+
+#define WAIT_MS      400
+#define WAIT_STEP_MS 20
 
 enum { PERM_BASE = 100, SHARED_BASE = 200 };
 
@@ -69,14 +76,24 @@ static int lock_permissions(int fd, unsigned held, unsigned unshared)
     return error;
 }
 
+void path_unlock(int fd)
+{
+    lock_set(fd, F_UNLCK, PERM_BASE, SHARED_BASE + PERM_COUNT - PERM_BASE);
+}
+
 bool path_lock(int fd, bool writable, const char *filename, GError **error)
 {
     unsigned unshared = PERM_WRITE | PERM_RESIZE;
     unsigned held = PERM_CONSISTENT_READ | (writable ? unshared : 0);
     int failed = lock_permissions(fd, held, unshared);
+    for (int waited = 0; failed == -EAGAIN && waited < WAIT_MS; waited += WAIT_STEP_MS) {
+        path_unlock(fd);
+        g_usleep(WAIT_STEP_MS * 1000);
+        failed = lock_permissions(fd, held, unshared);
+    }
     if (!failed)
         return true;
-    lock_set(fd, F_UNLCK, PERM_BASE, SHARED_BASE + PERM_COUNT - PERM_BASE);
+    path_unlock(fd);
     if (failed == -EAGAIN || failed == -EACCES)
         g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_LOCKED,
                     "%s: in use by another process (%s)", filename,

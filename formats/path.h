@@ -48,5 +48,8 @@ int path_reopen(int fd, bool writable);
  * readers that share with it. Held until the descriptor's last close. Locks belong to the
  * open file description: two opens in one process conflict as two processes do. */
 bool path_lock(int fd, bool writable, const char *filename, GError **error);
+/* Gives them up at once, whoever still has the open file: io_uring lets go of a file that
+ * it flushed some time after the process has ended. */
+void path_unlock(int fd);
 
 #endif

@@ -384,6 +384,28 @@ Test(chain, O5_a_writable_chain_is_alone)
     chain_close(c);
 }
 
+/* As io_uring does: a reference to the open file that outlives us must not keep the lock. */
+Test(chain, O5_a_closed_chain_holds_no_lock_whoever_still_has_the_file)
+{
+    support_run("truncate -s 1M a.raw");
+    g_autofree char *path = support_path("a.raw");
+    chain *c = must_open("a.raw", &(chain_options){.writable = true});
+    int kept[64];
+    unsigned n = 0;
+    for (int fd = 3; fd < 64; fd++) {
+        g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
+        g_autofree char *target = g_file_read_link(link, NULL);
+        if (g_strcmp0(target, path) == 0)
+            kept[n++] = dup(fd);
+    }
+    cr_assert_gt(n, 0);
+    chain_close(c);
+    c = must_open("a.raw", &(chain_options){.writable = true});
+    chain_close(c);
+    while (n > 0)
+        close(kept[--n]);
+}
+
 /* ---- Writing ------------------------------------------------------------------------ */
 
 static bool holds_pattern(chain *c, uint64_t offset, size_t length, uint64_t tag)

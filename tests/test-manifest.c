@@ -37,7 +37,7 @@ Test(manifest, what_is_written_is_read_back)
 
 Test(manifest, the_text_is_as_documented)
 {
-    g_autofree char *path = manifest_make();
+    g_free(manifest_make());
     g_autofree char *text = support_output("head -n 6 m.manifest | cut -c 1-40");
     cr_assert_str_eq(text, "quorumfs-manifest 1\nsize 3001\nrange 1000\ndigest sha256\n"
                            "0 1000 01ab00000000000000000000000000000\n1000 1000 -\n");
