@@ -59,7 +59,7 @@ static struct option *make_tables(const cli_option *options, GString *letters)
     GArray *table = g_array_new(TRUE, TRUE, sizeof(struct option));
     const struct option help = {"help", no_argument, NULL, LONG_BASE - 1};
     g_array_append_val(table, help);
-    g_string_assign(letters, ":");
+    g_string_assign(letters, ":h");
     for (int i = 0; options[i].name || options[i].letter; i++) {
         const cli_option *o = &options[i];
         if (o->letter)
@@ -124,7 +124,7 @@ int cli_parse(int argc, char **argv, const cli_option *options, int usage,
     int got;
     optind = 0; /* starts over, with the order of words free */
     while ((got = getopt_long(argc, argv, letters->str, table, NULL)) != -1) {
-        if (got == LONG_BASE - 1)
+        if (got == LONG_BASE - 1 || got == 'h')
             return help_print(stdout, argv[0]) ? CLI_OK : usage;
         if (got == ':')
             return cli_usage_error(argv[0], usage, "option '%s' needs a value",

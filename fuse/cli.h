@@ -52,7 +52,7 @@ typedef struct cli_option {
 } cli_option;
 
 /* Takes options and words in any order; "--" ends the options. Ends with {0}. --help is
- * known everywhere: it prints the command's usage. Words (borrowed) go to `words`. Returns
+ * (-h) is known everywhere: it prints the command's usage. Words (borrowed) go to `words`. Returns
  * -1 to go on, else the exit code (`usage` after an error, which has been printed). */
 int cli_parse(int argc, char **argv, const cli_option *options, int usage,
               GPtrArray *words);

@@ -31,6 +31,14 @@ static bool set_rw(mount_config *config, const char *value G_GNUC_UNUSED,
     return true;
 }
 
+static bool refuse_remount(mount_config *config G_GNUC_UNUSED,
+                           const char *value G_GNUC_UNUSED, GError **error)
+{
+    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_UNAVAILABLE,
+                "remount is not available in this version (umount, then mount again)");
+    return false;
+}
+
 static bool set_allow_other(mount_config *config, const char *value G_GNUC_UNUSED,
                             GError **error G_GNUC_UNUSED)
 {
@@ -118,6 +126,7 @@ static const struct {
 } rows[] = {
     {"ro", set_ro, false},
     {"rw", set_rw, false},
+    {"remount", refuse_remount, false},
     {"allow_other", set_allow_other, false},
     {"state-dir=", set_state_dir, false},
     {"qmp=", set_qmp, false},

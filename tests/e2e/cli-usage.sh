@@ -71,6 +71,7 @@ for word in nbd://host/x nbds://host/x nbd+unix:///x?socket=/s "exec:qemu-nbd -k
     wrong 1 "not available in this version" mount "$word" mnt
 done
 
+wrong 1 "remount is not available in this version" mount -o remount,ro a.raw mnt
 wrong 32 "No such file" mount a.raw nowhere
 wrong 32 "No such file" mount nowhere.conf mnt
 printf '[disk vm1]\ntreshold=2\n[replica vm1/a]\nsource=a.raw\n' >bad.conf
@@ -107,5 +108,7 @@ for command in mount umount status events explain info verify; do
     text=$out
     exits "$command --help" 0 "$QUORUMFS" $command --help
     equal "$command --help is the same" "$out" "$text"
+    exits "$command -h" 0 "$QUORUMFS" $command -h
+    equal "$command -h, too" "$out" "$text"
 done
 wrong 1 "unknown command 'satus' (did you mean 'status'?)" help satus
