@@ -309,6 +309,22 @@ Test(disk_write, W3_two_versions_that_could_win_are_settled)
     cr_assert_eq(disk_rig_read(rig, 0, SECTOR), -EIO);
 }
 
+/* Nobody can be read back, so nobody can be told from the others. */
+Test(disk_write, W3_what_cannot_be_read_back_takes_nobody_out)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(2, 1, MIB);
+    uint8_t data[4096] = {1};
+    for (unsigned i = 0; i < 2; i++) {
+        disk_rig_fail(rig, i, FAULT_WRITE, EIO, 0);
+        fault_add(
+            (fault){.chain = disk_chain(rig->disk, i), .kind = FAULT_READ, .error = EIO});
+    }
+    cr_assert_eq(disk_write(rig->disk, 0, sizeof(data), data), -EIO);
+    fault_clear();
+    cr_assert_str_eq(disk_state_name(rig->disk), "healthy");
+    disk_rig_check_read(rig, 0, 4096);
+}
+
 Test(disk_write, W3_half_that_did_not_tear_stays_whole)
 {
     g_autoptr(disk_rig) rig = disk_rig_new(4, 2, MIB);

@@ -96,3 +96,25 @@ Test(qcow2_compress, O3_compressed_data_fills_its_cluster_exactly)
     length = zstd_frame(packed, sizeof packed, in, CLUSTER + 1);
     cr_assert_eq(read_packed(true, packed, length, out), -EIO);
 }
+
+/* Decompressed clusters are kept, but not longer than the file is what it was. */
+Test(qcow2_compress, R1_rot_under_an_open_image_is_seen_by_the_next_read)
+{
+    uint8_t in[CLUSTER] = {0}, packed[CLUSTER], out;
+    craft c = craft_new(3, 16, 0);
+    put_word(&c, c.l2, PACKED | c.data | (uint64_t)1 << 54);
+    image *im = craft_open(&c, NULL);
+    cr_assert_not_null(im);
+    for (unsigned round = 0; round < 4; round++) {
+        memset(packed, 0, sizeof packed);
+        memset(in, (int)round + 1, sizeof in);
+        deflate_raw(packed, sizeof packed, in, sizeof in);
+        cr_assert_eq(pwrite(c.fd, packed, 1024, (off_t)c.data), 1024);
+        for (unsigned k = 0; k < 3; k++) {
+            cr_assert_eq(image_read(im, &out, 5, 1), 0);
+            cr_assert_eq(out, round + 1);
+        }
+    }
+    image_close(im);
+    close(c.fd);
+}
