@@ -83,7 +83,7 @@ qemu-img create -q -f qcow2 -b ../else/base.qcow2 -F qcow2 top/top.qcow2
 exits "a backing file elsewhere is refused (O2)" 2 "$QUORUMFS" info top/top.qcow2
 equal "it is one line" "$(wc -l <.err)" 1
 exits "allow-dir= allows it" 0 "$QUORUMFS" info -o allow-dir=else top/top.qcow2
-name=$'two\nlines\033[31m\u009b2J.raw'
+name=$'two\nlines\033[31m\xc2\x9b2J.raw'
 cp content.raw "$name"
 qemu-img create -q -f qcow2 -b "$name" -F raw odd.qcow2
 exits "a name with a newline and an escape" 0 "$QUORUMFS" info --chain odd.qcow2
