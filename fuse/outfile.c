@@ -38,10 +38,12 @@ static void mode_set(int fd)
         return; /* no reason to do without the report */
 }
 
+/* What is no regular file, and descriptors of ours, whatever they are. */
 static bool written_in_place(const char *path)
 {
     struct stat st;
-    return g_str_has_prefix(path, "/dev/") || g_str_has_prefix(path, "/proc/") ||
+    return g_str_has_prefix(path, "/dev/fd/") || g_str_has_prefix(path, "/dev/std") ||
+           g_str_has_prefix(path, "/proc/") ||
            (stat(path, &st) == 0 && !S_ISREG(st.st_mode));
 }
 

@@ -3,6 +3,7 @@
 #include "tests/support.h"
 #include <criterion/criterion.h>
 #include <string.h>
+#include <unistd.h>
 
 static void assert_content(const char *path, const char *expected)
 {
@@ -54,6 +55,20 @@ Test(outfile, devices_are_written_to_and_not_replaced)
 {
     cr_assert(outfile_write("/dev/null", "new", NULL));
     support_run("test -c /dev/null");
+}
+
+Test(outfile, a_file_below_dev_is_one_like_others)
+{
+    if (support_try("test -w /dev/shm") != 0)
+        cr_skip_test("no /dev/shm");
+    g_autofree char *path = g_strdup_printf("/dev/shm/quorumfs-test-%d", (int)getpid());
+    cr_assert(outfile_write(path, "old", NULL));
+    bool good = outfile_write(path, "new", NULL);
+    g_autofree char *text = NULL;
+    bool there = g_file_get_contents(path, &text, NULL, NULL);
+    unlink(path);
+    cr_assert(good && there);
+    cr_assert_str_eq(text, "new");
 }
 
 Test(outfile, errors_are_one_line)
