@@ -70,7 +70,9 @@ static void print_row(const json_t *run, const json_t *row, int name_width)
                cut ? "..." : "");
     else
         printf("%s", g_strerror((int)json_integer_value(json_object_get(row, "errno"))));
-    printf("  %s", json_string_value(json_object_get(row, "file")));
+    g_autofree char *file =
+        path_printable(json_string_value(json_object_get(row, "file")));
+    printf("  %s", file);
     if (host)
         printf(" @ %" JSON_INTEGER_FORMAT, json_integer_value(host));
     printf(" (layer %" JSON_INTEGER_FORMAT ", %s)\n",

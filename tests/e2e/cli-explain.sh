@@ -53,6 +53,11 @@ source=c/top.qcow2
 CONF
 contains "a disk of a configuration" "$(explain vm.conf one $at)" "no majority"
 contains "another" "$(explain vm.conf two $at)" "all agree"
+name=$'two\nlines\033[31m.raw'
+truncate -s 1M "$name"
+qemu-img create -q -f qcow2 -b "$name" -F raw odd.qcow2
+equal "a file's name stays on its line" "$(explain odd.qcow2 0 | sed -n '2s/.*  //p')" \
+    "$scratch/two?lines?[31m.raw (layer 1, zero)"
 exits "several disks need a name" 1 "$QUORUMFS" explain vm.conf $at
 exits "an unknown one" 1 "$QUORUMFS" explain vm.conf three $at
 
