@@ -16,10 +16,14 @@
 #define BUSY_RETRY_US 100000
 
 /* Absolute, because the daemon leaves the working directory. A dead mount there is the
- * daemon's to clear, so nothing below the path is touched. */
+ * daemon's to clear, so nothing below the path is touched: a slash at its end would. */
 static bool set_mountpoint(mount_config *config, const char *word)
 {
     char *path = realpath(word, NULL);
+    if (!path && errno == ENOTCONN) {
+        g_autofree char *plain = g_canonicalize_filename(word, NULL);
+        path = realpath(plain, NULL);
+    }
     if (!path) {
         cli_error("mount point %s: %s", word, g_strerror(errno));
         return false;

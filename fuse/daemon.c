@@ -16,10 +16,12 @@
  */
 #include "fuse/daemon.h"
 #include "fuse/cli.h"
+#include "fuse/config-internal.h"
 #include "fuse/control.h"
 #include "fuse/mount.h"
 #include "fuse/mountpoint.h"
 #include "fuse/tree.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -69,9 +71,12 @@ static bool open_state_dir(daemon_state *s, GError **error)
     g_autofree char *dir = config_make_state_dir(config, error);
     if (!dir)
         return false;
-    s->context.state_dir = g_canonicalize_filename(dir, NULL);
+    /* By the kernel: what ".." means after a symbolic link is not in the text. */
+    char *real = realpath(dir, NULL);
+    s->context.state_dir = g_strdup(real ? real : dir);
+    free(real);
     s->context.socket_path =
-        config->socket_path ? g_canonicalize_filename(config->socket_path, NULL)
+        config->socket_path ? config_absolute(NULL, config->socket_path)
                             : g_build_filename(s->context.state_dir, SOCKET_NAME, NULL);
     int fd = open(s->context.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) {
@@ -266,10 +271,30 @@ static void print_usage(const daemon_state *s)
     g_string_free(line, TRUE);
 }
 
-/* Tells the waiting parent that the mount answers, and lets go of its terminal, its pipes
- * and its working directory. False: the parent is gone, nobody wants the mount. */
-static bool release_shell(int ready_fd)
+/* What the caller had open, besides standard input and output: a script's lock, the end of
+ * a pipe that somebody reads up to its end. */
+static GArray *list_descriptors(void)
 {
+    GArray *list = g_array_new(FALSE, FALSE, sizeof(int));
+    DIR *dir = opendir("/proc/self/fd");
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir))) {
+        int fd = atoi(entry->d_name);
+        if (fd > STDERR_FILENO && fd != dirfd(dir))
+            g_array_append_val(list, fd);
+    }
+    if (dir)
+        closedir(dir);
+    return list;
+}
+
+/* Tells the waiting parent that the mount answers, and lets go of its terminal, its pipes
+ * and its working directory. They were there until now because an image or a password file
+ * may be one of them (/dev/fd/N). False: the parent is gone, nobody wants the mount. */
+static bool release_shell(int ready_fd, const GArray *inherited)
+{
+    for (unsigned i = 0; i < inherited->len; i++)
+        close(g_array_index(inherited, int, i));
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (chdir("/") != 0 || null < 0)
         return false;
@@ -281,7 +306,8 @@ static bool release_shell(int ready_fd)
     return told;
 }
 
-static int run(const mount_config *config, int ready_fd)
+/* `inherited` goes with ready_fd; NULL if that is -1. */
+static int run(const mount_config *config, int ready_fd, const GArray *inherited)
 {
     g_autoptr(GError) error = NULL;
     daemon_state s = {.context = {.config = config,
@@ -303,7 +329,7 @@ static int run(const mount_config *config, int ready_fd)
         print_read_only(&s);
         if (config->foreground || isatty(STDOUT_FILENO))
             print_usage(&s);
-        if (ready_fd >= 0 && !release_shell(ready_fd))
+        if (ready_fd >= 0 && !release_shell(ready_fd, inherited))
             kill(getpid(), SIGTERM);
         result = serve(&s);
     }
@@ -341,6 +367,7 @@ static int wait_for_child(pid_t child, int ready_fd)
 
 static int run_in_background(const mount_config *config)
 {
+    g_autoptr(GArray) inherited = list_descriptors();
     int ready[2];
     if (pipe2(ready, O_CLOEXEC) != 0) {
         cli_error("pipe: %s", g_strerror(errno));
@@ -360,26 +387,15 @@ static int run_in_background(const mount_config *config)
     }
     close(ready[0]);
     setsid();
-    return run(config, ready[1]);
-}
-
-/* A pipe or an image must not become descriptor 0, 1 or 2. */
-static void fill_stdio(void)
-{
-    int fd;
-    do
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= 2);
-    close(fd);
+    return run(config, ready[1], inherited);
 }
 
 int daemon_mount(const mount_config *config)
 {
-    fill_stdio();
     g_autoptr(GError) error = NULL;
     if (!tree_check_names(config, &error)) {
         cli_error("%s", error->message);
         return CLI_FAILED;
     }
-    return config->foreground ? run(config, -1) : run_in_background(config);
+    return config->foreground ? run(config, -1, NULL) : run_in_background(config);
 }

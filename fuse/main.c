@@ -4,8 +4,11 @@
 #include "formats/qcow-libqcow.h"
 #include "fuse/cli.h"
 #include "fuse/config-internal.h"
+#include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 typedef struct command {
     const char *name;
@@ -121,9 +124,20 @@ static int finish_output(int code)
     return CLI_UNREACHABLE;
 }
 
+/* No file of ours may become descriptor 0, 1 or 2. What was closed is open in the wrong
+ * direction, so that its use is still an error. */
+static void fill_stdio(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 int main(int argc, char **argv)
 {
     libqcow_helper_main(argc, argv);
+    fill_stdio();
+    signal(SIGCHLD, SIG_DFL); /* ignored, it would hide how our children end */
     raise_descriptor_limit();
     return finish_output(dispatch(argc, argv));
 }

@@ -62,5 +62,10 @@ mounts+=("$scratch/a b")
 check "a blank in the name" "$QUORUMFS" mount "${state[@]}" a.raw b.raw "a b"
 kill -9 "$(jq .pid "a b/.quorumfs/status.json")"
 wait_for sh -c "! stat 'a b/disk.img'"
-check "is found dead too" "$QUORUMFS" mount "${state[@]}" a.raw b.raw "a b"
+check "is found dead too, by a name that ends in a slash" "$QUORUMFS" mount "${state[@]}" a.raw b.raw "a b/"
 qumount "a b"
+mkdir -p real/sub
+ln -s real/sub sub
+check "a state directory beside where a link leads" "$QUORUMFS" mount -o state-dir=sub/../st a.raw b.raw mnt
+check "its socket is there" test -S real/st/disk-*/qmp.sock
+qumount mnt
