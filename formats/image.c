@@ -159,8 +159,8 @@ static ssize_t read_up_to_end(int fd, uint8_t *buf, size_t length, uint64_t offs
             break;
         if (got > 0)
             done += (size_t)got;
-        else if (errno != EINTR)
-            return -errno;
+        else if (errno != EINTR) /* a bad checksum must not look like chain.h's EBADMSG */
+            return errno == EBADMSG ? -EIO : -errno;
     }
     return (ssize_t)done;
 }

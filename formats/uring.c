@@ -97,12 +97,14 @@ static void run_here(io_op *op, size_t done)
 }
 
 /* A transfer that the ring did not do wholly is short at the end of a file, interrupted, or
- * torn by an error: the plain loop knows what to do with each of these. */
+ * torn by an error, or its errno means something else to us: the plain loop knows what to do
+ * with each of these. */
 static void complete(io_op *op, int transferred)
 {
     if (transferred >= 0 && (size_t)transferred == op->length)
         op->result = 0;
-    else if (transferred >= 0 || transferred == -EAGAIN || transferred == -EINTR)
+    else if (transferred >= 0 || transferred == -EAGAIN || transferred == -EINTR ||
+             transferred == -EBADMSG)
         run_here(op, transferred > 0 ? (size_t)transferred : 0);
     else
         op->result = transferred;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define MEMORY_SIZE (200u << 10)
@@ -254,6 +255,27 @@ Test(image, file_read_full_fills_past_the_end_and_exact_refuses)
     cr_assert_eq(file_read_full(-1, buf, 1, 0), -EBADF);
     cr_assert_eq(file_read_exact(-1, buf, 1, 0), -EBADF);
     close(fd);
+}
+
+/* In front of the C library's: what a file system says of a bad checksum. */
+static int bad_fd = -2; /* none */
+ssize_t pread(int fd, void *buf, size_t length, off_t offset)
+{
+    if (fd != bad_fd)
+        return syscall(SYS_pread64, fd, buf, length, offset);
+    errno = EBADMSG;
+    return -1;
+}
+
+/* EBADMSG is what decoder=both says of decoders that differ (chain.h). */
+Test(image, a_bad_checksum_of_the_file_system_is_not_a_bad_message)
+{
+    char buf[2];
+    bad_fd = temporary_file("ab", 2);
+    cr_assert_eq(file_read_full(bad_fd, buf, 2, 0), -EIO);
+    cr_assert_eq(file_read_exact(bad_fd, buf, 2, 0), -EIO);
+    close(bad_fd);
+    bad_fd = -2;
 }
 
 Test(image, file_write_full_writes_all_or_says_why)
