@@ -20,8 +20,9 @@ pids=()
 
 lib_cleanup() {
     local status=$? m p
-    for p in "${pids[@]:-}"; do
-        [ -z "$p" ] || kill "$p" 2>/dev/null
+    # Only those that still are this script's: a number may be somebody else's by now.
+    for p in $(jobs -p); do
+        case " ${pids[*]:-} " in *" $p "*) kill "$p" 2>/dev/null ;; esac
     done
     for m in "${mounts[@]:-}"; do
         [ -z "$m" ] || fusermount3 -q -u -z "$m" 2>/dev/null
