@@ -185,8 +185,14 @@ static bool unknown_option(const char *option, const char *name, bool has_value,
     g_ptr_array_add(known, NULL);
     g_autofree char *word = g_strdup_printf("%s%s", name, has_value ? "=" : "");
     g_autofree char *hint = config_hint(word, (const char *const *)known->pdata);
-    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_USAGE, "unknown option '%s'%s", option,
-                hint);
+    /* A slip in "password=" must not put the password into a log. */
+    if (strcasestr(name, "pass") || strstr(hint, "'password"))
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_USAGE,
+                    "unknown option '%s' (a password is given as password-file=PATH)",
+                    word);
+    else
+        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_USAGE, "unknown option '%s'%s",
+                    option, hint);
     return false;
 }
 

@@ -370,7 +370,8 @@ Test(options, refused)
 
 Test(options, a_secret_is_refused_and_not_repeated)
 {
-    static const char *const words[] = {"password=hunter2", "ro,password=hunter2"};
+    static const char *const words[] = {"password=hunter2", "ro,password=hunter2",
+                                        "pasword=hunter2", "passphrase=hunter2"};
     for (size_t i = 0; i < G_N_ELEMENTS(words); i++) {
         mount_config *config = three_images();
         GError *error = NULL;
