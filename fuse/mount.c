@@ -313,13 +313,19 @@ static bool is_present(const mount_session *m)
     return m->id != 0 && mountpoint_find(m->mountpoint, &info) && info.id == m->id;
 }
 
+/* Not syncfs: for FUSE the kernel only starts the writing then, and does not wait. */
 static void write_back(const mount_session *m)
 {
-    int fd = open(m->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    syncfs(fd);
-    close(fd);
+    const GPtrArray *disks = tree_daemon(m->ops.tree)->disks;
+    for (unsigned i = 0; i < disks->len; i++) {
+        disk *d = disks->pdata[i];
+        g_autofree char *path = g_build_filename(m->mountpoint, disk_file(d), NULL);
+        int fd = disk_writable(d) ? open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC) : -1;
+        if (fd < 0)
+            continue;
+        fsync(fd);
+        close(fd);
+    }
 }
 
 void mount_end(mount_session *m)

@@ -32,6 +32,7 @@ for signal in TERM INT; do
     pid=$(daemon_pid)
     pattern part.raw 3M ${#signal}
     # Whoever closes the file has it written; so it stays open.
+    rm -f seen # of the turn before
     start python3 holder.py >seen
     wait_for grep -q written seen
     kill -$signal "$pid"
