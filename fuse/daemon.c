@@ -21,7 +21,6 @@
 #include "fuse/mount.h"
 #include "fuse/mountpoint.h"
 #include "fuse/tree.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -276,15 +275,18 @@ static void print_usage(const daemon_state *s)
 static GArray *list_descriptors(void)
 {
     GArray *list = g_array_new(FALSE, FALSE, sizeof(int));
-    DIR *dir = opendir("/proc/self/fd");
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir))) {
-        int fd = atoi(entry->d_name);
-        if (fd > STDERR_FILENO && fd != dirfd(dir))
+    GDir *dir = g_dir_open("/proc/self/fd", 0, NULL);
+    const char *name;
+    while (dir && (name = g_dir_read_name(dir))) {
+        int fd = atoi(name);
+        if (fd > STDERR_FILENO)
             g_array_append_val(list, fd);
     }
     if (dir)
-        closedir(dir);
+        g_dir_close(dir);
+    for (unsigned i = list->len; i-- > 0;) /* the directory's own is no more */
+        if (fcntl(g_array_index(list, int, i), F_GETFD) < 0)
+            g_array_remove_index(list, i);
     return list;
 }
 
@@ -306,7 +308,7 @@ static bool release_shell(int ready_fd, const GArray *inherited)
     return told;
 }
 
-/* `inherited` goes with ready_fd; NULL if that is -1. */
+/* In the foreground ready_fd is -1, and what was inherited stays. */
 static int run(const mount_config *config, int ready_fd, const GArray *inherited)
 {
     g_autoptr(GError) error = NULL;
@@ -365,9 +367,8 @@ static int wait_for_child(pid_t child, int ready_fd)
                                                               : CLI_FAILED;
 }
 
-static int run_in_background(const mount_config *config)
+static int run_in_background(const mount_config *config, const GArray *inherited)
 {
-    g_autoptr(GArray) inherited = list_descriptors();
     int ready[2];
     if (pipe2(ready, O_CLOEXEC) != 0) {
         cli_error("pipe: %s", g_strerror(errno));
@@ -397,5 +398,7 @@ int daemon_mount(const mount_config *config)
         cli_error("%s", error->message);
         return CLI_FAILED;
     }
-    return config->foreground ? run(config, -1, NULL) : run_in_background(config);
+    g_autoptr(GArray) inherited = list_descriptors();
+    return config->foreground ? run(config, -1, inherited)
+                              : run_in_background(config, inherited);
 }
