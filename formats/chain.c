@@ -214,6 +214,26 @@ int chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t length,
     return walk_unit(&w, 0, buf, offset, length);
 }
 
+/* Who answers a whole read alone; NULL: nobody. */
+static image *sole_reader(const chain *c)
+{
+    const chain_unit *top = &c->stack.units[0];
+    return top->whole && !c->check.count ? top->reader : NULL;
+}
+
+void chain_read_ahead(chain *c, void *buf, uint64_t offset, size_t length)
+{
+    image *reader = sole_reader(c);
+    if (reader)
+        image_read_ahead(reader, buf, offset, length);
+}
+
+uint8_t *chain_lend(chain *c, size_t length)
+{
+    image *reader = sole_reader(c);
+    return reader ? image_lend(reader, length) : NULL;
+}
+
 /* Asks the layers themselves, not the units: a run of libqcow's is one unit. */
 int chain_map(chain *c, uint64_t offset, uint64_t length, chain_extent *ret_extent)
 {

@@ -96,6 +96,11 @@ int chain_read(chain *c, void *buf, uint64_t offset, size_t length);
 int chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t length,
                        unsigned owner, io_list *list);
 
+/* As in image.h: the same read is to follow. Never waits and never fails. */
+void chain_read_ahead(chain *c, void *buf, uint64_t offset, size_t length);
+/* As in image.h: memory that others can write to, and that is the faster for it. NULL: none. */
+uint8_t *chain_lend(chain *c, size_t length);
+
 int chain_map(chain *c, uint64_t offset, uint64_t length, chain_extent *ret_extent);
 
 /* Writes go to the top layer only. chain_prepare_write appends to the list where the data

@@ -53,6 +53,17 @@ int image_read(image *im, void *buf, uint64_t offset, size_t length)
     return todo <= 0 ? todo : im->driver->read(im, buf, offset, length);
 }
 
+void image_read_ahead(image *im, void *buf, uint64_t offset, size_t length)
+{
+    if (im->driver->read_ahead && check_range(im, offset, length) > 0)
+        im->driver->read_ahead(im, buf, offset, length);
+}
+
+uint8_t *image_lend(image *im, size_t length)
+{
+    return im->driver->lend ? im->driver->lend(im, length) : NULL;
+}
+
 int image_map(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent)
 {
     image_extent extent = {.kind = IMAGE_EXTENT_DATA, .length = length, .fd = -1};

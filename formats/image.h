@@ -72,6 +72,18 @@ typedef struct image_driver {
      * libqcow's, which is given a whole run of layers). Never NULL. */
     int (*read)(image *im, void *buf, uint64_t offset, size_t length);
 
+    /* Says that read() will be called with the same arguments soon: a driver whose data
+     * comes from another process has it fetch them already, if that takes no waiting.
+     * Until that read `buf` may change. A hint: nothing depends on it, and read() tells of
+     * errors. NULL: nothing to gain. */
+    void (*read_ahead)(image *im, void *buf, uint64_t offset, size_t length);
+
+    /* Memory of `length` bytes into which read() copies once less than into any other. It
+     * is the image's, valid until close, and there for one user. The other process may
+     * write to it at any time: what is checked there must be copied out first, once.
+     * Returns NULL if it is too long. NULL: nothing to gain. */
+    uint8_t *(*lend)(image *im, size_t length);
+
     /* Describes the extent at `offset`, looking no further than `length` bytes; the
      * range lies within the image's size. NULL: all DATA with fd -1. */
     int (*map)(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent);
@@ -108,6 +120,9 @@ void image_close(image *im);
 
 /* All of these: -EINVAL for a range that leaves the image; length 0 succeeds at once. */
 int image_read(image *im, void *buf, uint64_t offset, size_t length);
+/* A range that leaves the image is ignored. */
+void image_read_ahead(image *im, void *buf, uint64_t offset, size_t length);
+uint8_t *image_lend(image *im, size_t length);
 int image_map(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent);
 int image_write(image *im, const void *buf, uint64_t offset, size_t length);
 int image_write_zeroes(image *im, uint64_t offset, uint64_t length);

@@ -284,14 +284,14 @@ static void helper_open(helper *h)
 
 /* With a parent, libqcow answers a read that starts in a cluster which the layer lacks
  * wholly from the parent, however far it goes: no read may cross a cluster. */
-static bool range_read(const helper *h, uint64_t offset, size_t length)
+static bool range_read(const helper *h, uint8_t *buf, uint64_t offset, size_t length)
 {
     for (size_t done = 0; done < length;) {
         size_t part = length - done;
         if (h->cut)
             part = MIN(part, h->cut - (offset + done) % h->cut);
-        ssize_t got = libqcow_file_read_buffer_at_offset(
-            h->files[0], h->buffer + done, part, (off64_t)(offset + done), NULL);
+        ssize_t got = libqcow_file_read_buffer_at_offset(h->files[0], buf + done, part,
+                                                         (off64_t)(offset + done), NULL);
         if (got != (ssize_t)part)
             return false;
         done += part;
@@ -316,10 +316,12 @@ static G_NORETURN void helper_serve(helper *h)
         ssize_t got = recv(SOCKET_FD, &request, sizeof request, 0);
         if (got < 0 && errno == EINTR)
             continue;
-        if (got != (ssize_t)sizeof request || request.length > LIBQCOW_BUFFER_BYTES)
+        if (got != (ssize_t)sizeof request || request.length > LIBQCOW_SLOT_BYTES ||
+            request.place > LIBQCOW_BUFFER_BYTES - request.length)
             _exit(0);
+        uint8_t *buf = h->buffer + request.place;
         wire_reply reply = {.sequence = request.sequence, .status = WIRE_READ_FAILED};
-        if (range_read(h, request.offset, request.length)) {
+        if (range_read(h, buf, request.offset, request.length)) {
             reply.status = WIRE_OK;
             reply.value = request.length;
         }

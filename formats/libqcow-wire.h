@@ -4,9 +4,10 @@
  *
  * A SOCK_SEQPACKET socket keeps messages apart. The first message goes to the helper and
  * carries the descriptors: the shared buffer first, then the layers, top first. After it
- * each request has exactly one reply. The data of a read lies at the start of the shared
- * buffer. Both ends are the same program, so the structs need no byte order; the client
- * believes nothing that a reply says before it has checked it.
+ * each request has exactly one reply, in the order of the requests. The data of a read lies
+ * in the shared buffer where the request wanted it. Both ends are the same program, so the
+ * structs need no byte order; the client believes nothing that a reply says before it has
+ * checked it.
  */
 #ifndef FORMATS_LIBQCOW_WIRE_H
 #define FORMATS_LIBQCOW_WIRE_H
@@ -17,7 +18,10 @@
 
 #define LIBQCOW_HELPER_NAME  "quorumfs-decoder" /* argv[0] of a helper */
 #define LIBQCOW_LAYERS_MAX   65 /* a whole chain and a stand-in for its parent */
-#define LIBQCOW_BUFFER_BYTES (1u << 20)
+#define LIBQCOW_SLOTS        2u /* requests at a time */
+#define LIBQCOW_SLOT_BYTES   (2u << 20)
+#define LIBQCOW_LENT_BYTES   (6u << 20) /* after the slots */
+#define LIBQCOW_BUFFER_BYTES (LIBQCOW_SLOTS * LIBQCOW_SLOT_BYTES + LIBQCOW_LENT_BYTES)
 #define LIBQCOW_KEY_BYTES    16
 
 /* A sanitizer's runtime maps shadow memory without bound and makes calls of its own when
@@ -46,8 +50,9 @@ typedef struct wire_open {
 
 typedef struct wire_read {
     uint32_t sequence;
-    uint32_t length; /* 1 to LIBQCOW_BUFFER_BYTES */
+    uint32_t length; /* 1 to LIBQCOW_SLOT_BYTES */
     uint64_t offset;
+    uint64_t place; /* in the shared buffer */
 } wire_read;
 
 typedef enum wire_status {

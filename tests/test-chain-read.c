@@ -415,6 +415,39 @@ Test(chain_read, requests_of_the_caller_are_left_alone)
     chain_close(c);
 }
 
+/* Lending and reading ahead is for those who answer for the whole chain alone. */
+Test(chain_read, lent_memory_is_libqcows_own)
+{
+    support_run("qemu-img create -q -f raw base.raw 1M && "
+                "qemu-img create -q -f qcow2 a.qcow2 1M && "
+                "qemu-io -c 'write -P 1 0 128k' a.qcow2 >/dev/null && "
+                "qemu-img create -q -f qcow2 -b base.raw -F raw over.qcow2");
+    static const struct {
+        const char *name;
+        chain_decoder decoder;
+        bool lends;
+    } cases[] = {
+        {"a.qcow2", CHAIN_DECODER_AUTO, true},
+        {"a.qcow2", CHAIN_DECODER_BOTH, false},
+        {"a.qcow2", CHAIN_DECODER_NATIVE, false},
+        {"over.qcow2", CHAIN_DECODER_AUTO, false},
+        {"base.raw", CHAIN_DECODER_AUTO, false},
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        chain_options options = {.decoder = cases[i].decoder};
+        chain *c = must_open(cases[i].name, &options);
+        uint8_t *lent = chain_lend(c, 65536), own[65536];
+        cr_assert_eq(lent != NULL, cases[i].lends, "%s", cases[i].name);
+        cr_assert_null(chain_lend(c, SIZE_MAX));
+        uint8_t *buf = lent ? lent : own;
+        chain_read_ahead(c, buf, 65536, 65536);
+        cr_assert_eq(chain_read(c, buf, 65536, 65536), 0);
+        cr_assert_eq(buf[0], i < 3 ? 1 : 0);
+        cr_assert_eq(buf[65535], i < 3 ? 1 : 0);
+        chain_close(c);
+    }
+}
+
 Test(chain_read, libqcow_decodes_what_it_is_named_for)
 {
     make_content();

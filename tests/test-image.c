@@ -15,7 +15,7 @@
 typedef struct memory_image {
     image im;
     uint8_t bytes[MEMORY_SIZE];
-    unsigned reads, writes, zeroings, discards, flushes, closes;
+    unsigned reads, reads_ahead, writes, zeroings, discards, flushes, closes;
     int zero_result;
     image_extent extent;
 } memory_image;
@@ -33,6 +33,14 @@ static int memory_read(image *im, void *buf, uint64_t offset, size_t length)
     m->reads++;
     memcpy(buf, m->bytes + offset, length);
     return 0;
+}
+
+static void memory_read_ahead(image *im, void *buf, uint64_t offset, size_t length)
+{
+    (void)buf;
+    (void)offset;
+    (void)length;
+    ((memory_image *)im)->reads_ahead++;
 }
 
 static int memory_write(image *im, const void *buf, uint64_t offset, size_t length)
@@ -84,6 +92,7 @@ static const image_driver full_driver = {
     .name = "memory",
     .close = memory_close,
     .read = memory_read,
+    .read_ahead = memory_read_ahead,
     .map = memory_map,
     .write = memory_write,
     .write_zeroes = memory_write_zeroes,
@@ -127,8 +136,11 @@ Test(image, ranges_that_leave_the_image_never_reach_the_driver)
         cr_assert_eq(image_write_zeroes(im, offset, length), -EINVAL);
         cr_assert_eq(image_discard(im, offset, length), -EINVAL);
         cr_assert_eq(image_map(im, offset, length, &extent), -EINVAL);
+        image_read_ahead(im, &byte, offset, length);
     }
-    cr_assert_eq(memory.reads + memory.writes + memory.zeroings + memory.discards, 0);
+    cr_assert_eq(memory.reads + memory.reads_ahead + memory.writes + memory.zeroings +
+                     memory.discards,
+                 0);
 }
 
 Test(image, length_zero_succeeds_without_the_driver)
@@ -165,6 +177,8 @@ Test(image, missing_methods_have_their_documented_answers)
     cr_assert_eq(image_discard(im, 0, 1), -EROFS);
     cr_assert_eq(image_resize(im, 512), -ENOTSUP);
     cr_assert_eq(image_flush(im), 0);
+    image_read_ahead(im, &byte, 0, 1);
+    cr_assert_null(image_lend(im, 1));
     image_extent extent;
     cr_assert_eq(image_map(im, 5, 100, &extent), 0);
     cr_assert_eq(extent.kind, IMAGE_EXTENT_DATA);
