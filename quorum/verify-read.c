@@ -1,6 +1,10 @@
 /*
  * verify-read.c: a replica's bytes in order, read ahead into a ring of slots.
  *
+ * The reader's thread plans one piece ahead of what it reads: where the map has data next
+ * is told to the chain before the present piece is waited for, so that a decoder's process
+ * works while this one copies and compares.
+ *
  * A slot is either a stretch of zeroes of any length, for which nothing is read, or the
  * disk up to the next multiple of the piece's size, as a list of parts: data, zeroes by the
  * map, or sectors that cannot be read. All boundaries are sector boundaries, also where
@@ -13,7 +17,7 @@
  *
  * Zeroes take no buffer, so that a replica of data between holes is read ahead, too.
  *
- * Invariants: produced - consumed <= SLOTS, and at most BUFFERS of these slots hold data;
+ * Invariants: produced - consumed <= SLOTS, and at most n_buffers of these slots hold data;
  * the slot at `produced` belongs to the reader's thread, the one at `consumed` to the
  * consumer (once produced > consumed); all counters and `stop` change under the lock only.
  * Each side sets its `waits` flag under the lock before it sleeps, so that nobody is
@@ -35,10 +39,11 @@ typedef struct slot_part {
 } slot_part;
 
 /* One buffer is filled while the other is compared. More of them cost more than they
- * bring: what is compared should still be in a cache. Powers of two, so that the counters
- * may wrap. */
-#define BUFFERS 2u
-#define SLOTS   16u
+ * bring: what is compared should still be in a cache. A decoder's process, whose memory is
+ * used if it lends some, fills a third. */
+#define BUFFERS     2u
+#define BUFFERS_MAX 3u
+#define SLOTS       16u
 
 typedef struct slot {
     uint64_t offset, length;
@@ -47,23 +52,33 @@ typedef struct slot {
     unsigned n_parts;
 } slot;
 
+typedef struct plan {
+    uint64_t zeroes;      /* so many bytes before `offset` are zeroes by the map */
+    uint64_t offset, end; /* then this, within one piece; empty at the disk's end */
+    slot_part *parts;     /* as in a slot, without errors */
+    unsigned n_parts;
+} plan;
+
 struct verify_reader {
     chain *c;
     uint64_t size;
     size_t piece;
     GThread *thread;
     slot slots[SLOTS];
-    uint8_t *buffers[BUFFERS]; /* a piece each */
+    uint8_t *lent;                 /* the chain's; buffers lie in it */
+    uint8_t *buffers[BUFFERS_MAX]; /* a piece each */
+    unsigned n_buffers;
 
     GMutex lock; /* guards what follows, up to the blank line */
     GCond filled, freed;
-    unsigned produced, consumed;           /* slots so far; may wrap */
-    unsigned data_produced, data_consumed; /* those of them that have a buffer */
+    uint64_t produced, consumed;           /* slots so far */
+    uint64_t data_produced, data_consumed; /* those of them that have a buffer */
     bool consumer_waits, reader_waits;
     bool stop;
 
     uint64_t extent_end; /* reader's thread: what the last question to the map said */
     bool extent_zero;
+    plan plans[2];
 
     unsigned part;      /* consumer: where it is in the slot at `consumed` */
     uint64_t part_done; /* bytes of that part already consumed */
@@ -131,39 +146,95 @@ static void slot_read(const verify_reader *r, slot *s, size_t length)
     }
 }
 
-/* How far it is from `at` to the end of a stretch of zeroes that reaches the piece's end;
- * 0: there is data in the piece. */
-static uint64_t zero_stretch(verify_reader *r, uint64_t at, uint64_t piece_end)
+/* --- the plan of a piece --- */
+
+/* Zeroes by the map up to the end of a piece or further. */
+static void plan_zeroes(verify_reader *r, plan *p, uint64_t at)
 {
-    reader_map(r, at);
-    return r->extent_zero && r->extent_end >= piece_end ? r->extent_end - at : 0;
+    uint64_t end = MIN(r->size, (at / r->piece + 1) * r->piece);
+    p->zeroes = 0;
+    p->offset = at;
+    while (p->offset < r->size) {
+        reader_map(r, p->offset);
+        if (!r->extent_zero || r->extent_end < end)
+            return;
+        p->zeroes += r->extent_end - p->offset;
+        p->offset = r->extent_end;
+        end = MIN(r->size, (p->offset / r->piece + 1) * r->piece);
+    }
 }
 
-static void slot_fill(verify_reader *r, slot *s, uint64_t end)
+static void plan_add(plan *p, uint64_t length, bool zero)
 {
-    uint64_t at = s->offset;
-    while (at < end) {
-        reader_map(r, at);
-        bool zero = r->extent_zero;
-        uint64_t next = MIN(end, r->extent_end);
-        while (!zero && next < end) { /* data that touches is one read */
-            reader_map(r, next);
-            if (r->extent_zero)
-                break;
-            next = MIN(end, r->extent_end);
+    if (p->n_parts > 0 && p->parts[p->n_parts - 1].zero == zero)
+        p->parts[p->n_parts - 1].length += length;
+    else
+        p->parts[p->n_parts++] = (slot_part){.length = length, .zero = zero};
+    p->end += length;
+}
+
+/* What comes at `at`: zeroes, and a piece with data in it unless that was all. */
+static void plan_make(verify_reader *r, plan *p, uint64_t at)
+{
+    p->n_parts = 0;
+    plan_zeroes(r, p, at);
+    p->end = p->offset;
+    uint64_t end = MIN(r->size, (p->offset / r->piece + 1) * r->piece);
+    while (p->end < end) {
+        reader_map(r, p->end);
+        plan_add(p, MIN(end, r->extent_end) - p->end, r->extent_zero);
+    }
+}
+
+/* Tells the chain about the first data from part `i` on; false: there is none. `buf` is
+ * where the piece goes. */
+static bool plan_tell(const verify_reader *r, const plan *p, unsigned i, uint8_t *buf)
+{
+    uint64_t at = p->offset;
+    for (unsigned k = 0; k < p->n_parts; k++) {
+        if (k >= i && !p->parts[k].zero) {
+            chain_read_ahead(r->c, buf + (at - p->offset), at, p->parts[k].length);
+            return true;
         }
-        if (zero)
-            slot_add(s, next - at, true, 0);
-        else
-            slot_read(r, s, next - at);
-        at = next;
+        at += p->parts[k].length;
+    }
+    return false;
+}
+
+/* --- reading it --- */
+
+/* Where the piece after the one that is being read will go; NULL: not known yet. */
+static uint8_t *next_buffer(verify_reader *r)
+{
+    g_mutex_lock(&r->lock);
+    bool free = r->data_produced + 1 - r->data_consumed < r->n_buffers;
+    uint8_t *buf = free ? r->buffers[(r->data_produced + 1) % r->n_buffers] : NULL;
+    g_mutex_unlock(&r->lock);
+    return buf;
+}
+
+static void slot_fill(verify_reader *r, slot *s, const plan *now, const plan *next)
+{
+    for (unsigned i = 0; i < now->n_parts; i++) {
+        const slot_part *part = &now->parts[i];
+        if (part->zero) {
+            slot_add(s, part->length, true, 0);
+            continue;
+        }
+        plan_tell(r, now, i, s->buf);
+        if (!plan_tell(r, now, i + 1, s->buf)) {
+            uint8_t *buf = next_buffer(r);
+            if (buf)
+                plan_tell(r, next, 0, buf);
+        }
+        slot_read(r, s, part->length);
     }
 }
 
 static bool slot_free(const verify_reader *r, bool data)
 {
     return r->produced - r->consumed < SLOTS &&
-           (!data || r->data_produced - r->data_consumed < BUFFERS);
+           (!data || r->data_produced - r->data_consumed < r->n_buffers);
 }
 
 /* Waits until a slot is free, and a buffer if there is data; NULL: stopped. */
@@ -182,7 +253,7 @@ static slot *reader_claim(verify_reader *r, uint64_t offset, bool data)
     s->offset = offset;
     s->length = 0;
     s->n_parts = 0;
-    s->buf = data ? r->buffers[r->data_produced % BUFFERS] : NULL;
+    s->buf = data ? r->buffers[r->data_produced % r->n_buffers] : NULL;
     return s;
 }
 
@@ -197,23 +268,49 @@ static void reader_publish(verify_reader *r, const slot *s)
         g_cond_signal(&r->filled);
 }
 
+static bool reader_zeroes(verify_reader *r, const plan *p)
+{
+    slot *s = p->zeroes ? reader_claim(r, p->offset - p->zeroes, false) : NULL;
+    if (s) {
+        slot_add(s, p->zeroes, true, 0);
+        reader_publish(r, s);
+    }
+    return s || !p->zeroes;
+}
+
+static bool reader_data(verify_reader *r, const plan *now, const plan *next)
+{
+    slot *s = now->n_parts ? reader_claim(r, now->offset, true) : NULL;
+    if (s) {
+        slot_fill(r, s, now, next);
+        reader_publish(r, s);
+    }
+    return s || !now->n_parts;
+}
+
 static void *reader_thread(void *opaque)
 {
     verify_reader *r = opaque;
-    for (uint64_t at = 0; at < r->size;) {
-        uint64_t end = MIN(r->size, (at / r->piece + 1) * r->piece);
-        uint64_t zeroes = zero_stretch(r, at, end);
-        slot *s = reader_claim(r, at, zeroes == 0);
-        if (!s)
+    plan *now = &r->plans[0], *next = &r->plans[1];
+    plan_make(r, now, 0);
+    while (now->zeroes || now->n_parts) {
+        plan_make(r, next, now->end);
+        if (!reader_zeroes(r, now) || !reader_data(r, now, next))
             break;
-        if (zeroes)
-            slot_add(s, zeroes, true, 0);
-        else
-            slot_fill(r, s, end);
-        at += s->length;
-        reader_publish(r, s);
+        plan *done = now;
+        now = next;
+        next = done;
     }
     return NULL;
+}
+
+static void reader_buffers(verify_reader *r)
+{
+    r->lent = chain_lend(r->c, BUFFERS_MAX * r->piece);
+    r->n_buffers = r->lent ? BUFFERS_MAX : BUFFERS;
+    for (unsigned i = 0; i < r->n_buffers; i++)
+        r->buffers[i] =
+            r->lent ? r->lent + i * r->piece : g_aligned_alloc(1, r->piece, 4096);
 }
 
 verify_reader *verify_reader_new(chain *c, uint64_t size, size_t piece)
@@ -224,8 +321,9 @@ verify_reader *verify_reader_new(chain *c, uint64_t size, size_t piece)
     r->piece = piece;
     for (unsigned i = 0; i < SLOTS; i++)
         r->slots[i].parts = g_new(slot_part, piece / IMAGE_SECTOR + 1);
-    for (unsigned i = 0; i < BUFFERS; i++)
-        r->buffers[i] = g_aligned_alloc(1, piece, 4096);
+    for (unsigned i = 0; i < G_N_ELEMENTS(r->plans); i++)
+        r->plans[i].parts = g_new(slot_part, piece / IMAGE_SECTOR + 1);
+    reader_buffers(r);
     g_mutex_init(&r->lock);
     g_cond_init(&r->filled);
     g_cond_init(&r->freed);
@@ -244,7 +342,9 @@ void verify_reader_free(verify_reader *r)
     g_thread_join(r->thread);
     for (unsigned i = 0; i < SLOTS; i++)
         g_free(r->slots[i].parts);
-    for (unsigned i = 0; i < BUFFERS; i++)
+    for (unsigned i = 0; i < G_N_ELEMENTS(r->plans); i++)
+        g_free(r->plans[i].parts);
+    for (unsigned i = 0; !r->lent && i < r->n_buffers; i++)
         g_aligned_free(r->buffers[i]);
     g_mutex_clear(&r->lock);
     g_cond_clear(&r->filled);

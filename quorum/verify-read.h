@@ -10,15 +10,17 @@
 
 #include "formats/chain.h"
 
-/* The most that one read asks of a chain, and the longest span with data. A megabyte,
+/* The most that one read asks of a chain, and the longest span with data. So much,
  * because each read of a decoder's process costs two wake-ups. */
-#define VERIFY_PIECE_MAX (1u << 20)
+#define VERIFY_PIECE_MAX (2u << 20)
 
 /* The next bytes of a replica. Every span but the last of the disk starts and ends at a
  * sector. */
 typedef struct verify_span {
     uint64_t length;     /* never 0 */
-    const uint8_t *data; /* NULL: zeroes by the replica's map (any length), or an error */
+    const uint8_t *data; /* NULL: zeroes by the replica's map (any length), or an error.
+                            May be memory that a decoder's process can still write to:
+                            what is checked there must be copied out first, once. */
     int error;           /* 0, or the -errno with which exactly these sectors failed */
 } verify_span;
 

@@ -4,22 +4,30 @@
  * Each replica has a reader (verify-read.c) that runs ahead. This thread takes the longest
  * stretch that lies in one span of every replica, at most one piece of data, so that within
  * it each replica either has bytes, is zero by its map, or failed. Where all are zero by
- * their maps nothing is looked at. Where all have bytes one memcmp pass decides; where some
- * are zero the others are only checked for zeroes. Everything else goes through the full
- * vote, and what it finds is merged with what the stretch before ended in: a range is
+ * their maps nothing is looked at. Else as much as possible is settled in one pass that
+ * compares every replica's bytes with the first one's, or with zeroes if some map has zeroes
+ * there. From where that pass ends on, everything goes through the full vote, and what it finds is merged with what the stretch before ended in: a range is
  * reported when the next one differs from it, so that every range is as long as it can be.
  *
- * Memory: two pieces per reader, which are smaller where there are many readers.
+ * A replica's bytes may change while we look at them (verify-read.h): its decoder's process
+ * must not show one thing to one comparison and another to the next. The first pass looks at
+ * each byte once, the first replica's in a copy that stays in the L1 cache and that is also
+ * what is hashed; the full vote is held on copies.
+ *
+ * Memory: three pieces per reader and one for its copy, which are smaller where there are
+ * many readers.
  */
 #include "quorum/verify.h"
 #include "quorum/verify-digest.h"
 #include "quorum/verify-read.h"
 #include <string.h>
 
-#define READ_AHEAD_BYTES (24u << 20)
-#define WAIT_US          100000
-#define PROGRESS_US      100000
-#define PROGRESS_BYTES   ((uint64_t)64 << 20)
+#define MEMORY_BYTES   (24u << 20)
+#define PIECES_EACH    4u
+#define CHUNK          (16u << 10)
+#define WAIT_US        100000
+#define PROGRESS_US    100000
+#define PROGRESS_BYTES ((uint64_t)64 << 20)
 
 static const uint8_t zeroes[VERIFY_PIECE_MAX];
 
@@ -31,6 +39,8 @@ typedef struct verification {
     verify_span spans[VOTE_REPLICAS_MAX];
     vote_ballot ballots[VOTE_REPLICAS_MAX];
     vote_verdict verdict;
+    size_t piece;
+    uint8_t *copies; /* a piece for each replica; NULL: not needed so far */
     unsigned n, threshold;
     uint64_t at;          /* everything before is verified */
     verify_range pending; /* the range that ends at `at`; length 0: none */
@@ -92,13 +102,13 @@ static bool is_zero(const uint8_t *data, size_t length)
            memcmp(data, data + sizeof none, length - sizeof none) == 0;
 }
 
-/* The vote's run at `offset` of the stretch, or what lies before the next run: there all
- * that voted agree, and if nobody failed there is nothing to tell. */
-static void settle_run(verification *v, uint64_t offset, uint64_t length,
+/* The vote's run at `offset` of the stretch at `start`, or what lies before the next run:
+ * there all that voted agree, and if nobody failed there is nothing to tell. */
+static void settle_run(verification *v, uint64_t start, uint64_t offset, uint64_t length,
                        const vote_range *run, uint64_t failed)
 {
     uint64_t voters = ~failed & (~UINT64_C(0) >> (64 - v->n));
-    verify_range range = {v->at + offset, length, .failed = failed};
+    verify_range range = {start + offset, length, .failed = failed};
     if (run) {
         range.winners = run->winners;
         range.n_groups = run->n_groups;
@@ -124,59 +134,102 @@ static void settle_run(verification *v, uint64_t offset, uint64_t length,
         range_flush(v);
 }
 
-static void stretch_vote(verification *v, uint64_t length, uint64_t failed)
+/* A copy of what is voted on, from the spans' byte `from` on. */
+static void ballots_fill(verification *v, uint64_t from, size_t length)
 {
+    if (!v->copies)
+        v->copies = g_malloc(v->n * v->piece);
+    for (unsigned i = 0; i < v->n; i++) {
+        const verify_span *span = &v->spans[i];
+        uint8_t *copy = v->copies + i * v->piece;
+        if (span->data)
+            memcpy(copy, span->data + from, length);
+        v->ballots[i] = (vote_ballot){span->data ? copy : zeroes, span->error, false};
+    }
+}
+
+static uint64_t failed_replicas(const verification *v)
+{
+    uint64_t failed = 0;
+    for (unsigned i = 0; i < v->n; i++)
+        if (v->ballots[i].error)
+            failed |= UINT64_C(1) << i;
+    return failed;
+}
+
+static void stretch_vote(verification *v, uint64_t from, uint64_t length)
+{
+    uint64_t start = v->at + from, done = 0;
+    ballots_fill(v, from, length);
+    uint64_t failed = failed_replicas(v);
     vote_count(v->ballots, v->n, v->threshold, length, NULL, &v->verdict);
-    uint64_t done = 0;
     for (size_t i = 0; i < v->verdict.n_ranges; i++) {
         const vote_range *run = &v->verdict.ranges[i];
         if (run->offset > done)
-            settle_run(v, done, run->offset - done, NULL, failed);
-        settle_run(v, run->offset, run->length, run, failed);
+            settle_run(v, start, done, run->offset - done, NULL, failed);
+        settle_run(v, start, run->offset, run->length, run, failed);
         done = run->offset + run->length;
     }
     if (done < length)
-        settle_run(v, done, length - done, NULL, failed);
+        settle_run(v, start, done, length - done, NULL, failed);
 }
 
-/* Whether nobody failed and all agree. */
-static bool stretch_agrees(const verification *v, uint64_t length, uint64_t failed,
-                           uint64_t zero)
+/* Whether all replicas that have bytes agree on these, `first` being one of them; if so
+ * they are hashed. */
+static bool chunk_agrees(verification *v, unsigned first, bool zero, uint64_t from,
+                         size_t length)
 {
-    if (failed)
+    uint8_t copy[CHUNK];
+    memcpy(copy, v->spans[first].data + from, length);
+    if (zero && !is_zero(copy, length))
         return false;
-    if (!zero)
-        return vote_unanimous(v->ballots, v->n, v->threshold, length);
-    for (unsigned i = 0; i < v->n; i++) {
-        if (!(zero >> i & 1) && !is_zero(v->spans[i].data, length))
+    for (unsigned i = first + 1; i < v->n; i++) {
+        if (v->spans[i].data && memcmp(copy, v->spans[i].data + from, length) != 0)
             return false;
     }
+    verify_digest_add(v->digest, zero ? NULL : copy, length);
+    return true;
+}
+
+/* How many bytes of the stretch are settled because nobody failed and all agree. */
+static uint64_t stretch_agree(verification *v, uint64_t length)
+{
+    bool zero = false;
+    unsigned first = v->n;
+    for (unsigned i = v->n; i-- > 0;) {
+        if (v->spans[i].error)
+            return 0;
+        zero |= !v->spans[i].data;
+        first = v->spans[i].data ? i : first;
+    }
+    uint64_t done = 0;
+    while (done < length && chunk_agrees(v, first, zero, done, MIN(length - done, CHUNK)))
+        done += MIN(length - done, CHUNK);
+    return done;
+}
+
+static bool stretch_is_zero(const verification *v)
+{
+    for (unsigned i = 0; i < v->n; i++)
+        if (v->spans[i].data || v->spans[i].error)
+            return false;
     return true;
 }
 
 static void stretch_verify(verification *v, uint64_t length)
 {
-    uint64_t failed = 0, zero = 0;
-    for (unsigned i = 0; i < v->n; i++) {
-        const verify_span *span = &v->spans[i];
-        failed |= (uint64_t)(span->error != 0) << i;
-        zero |= (uint64_t)(!span->data && !span->error) << i;
-        v->ballots[i] =
-            (vote_ballot){span->data ? span->data : zeroes, span->error, false};
-    }
-    if (zero == ~UINT64_C(0) >> (64 - v->n)) {
+    if (stretch_is_zero(v)) {
         range_flush(v);
         v->summary->skipped_bytes += length;
         verify_digest_add(v->digest, NULL, length);
         return;
     }
     v->summary->checked_bytes += length;
-    if (stretch_agrees(v, length, failed, zero)) {
+    uint64_t agreed = stretch_agree(v, length);
+    if (agreed > 0)
         range_flush(v);
-        verify_digest_add(v->digest, zero ? NULL : v->ballots[0].data, length);
-    } else {
-        stretch_vote(v, length, failed);
-    }
+    if (agreed < length)
+        stretch_vote(v, agreed, length - agreed);
 }
 
 /* --- the whole disk --- */
@@ -242,17 +295,18 @@ void verify_run(disk *d, const verify_options *options, verify_summary *ret_summ
         .digest = verify_digest_new(options),
         .n = disk_replica_count(d),
         .threshold = disk_threshold(d),
+        .piece = VERIFY_PIECE_MAX,
     };
     vote_verdict_init(&v.verdict);
-    size_t piece = VERIFY_PIECE_MAX;
-    while (2 * piece * v.n > READ_AHEAD_BYTES)
-        piece /= 2;
+    while (PIECES_EACH * v.piece * v.n > MEMORY_BYTES)
+        v.piece /= 2;
     for (unsigned i = 0; i < v.n; i++)
-        v.readers[i] = verify_reader_new(disk_chain(d, i), ret_summary->size, piece);
+        v.readers[i] = verify_reader_new(disk_chain(d, i), ret_summary->size, v.piece);
     verify_disk(&v);
     for (unsigned i = 0; i < v.n; i++)
         verify_reader_free(v.readers[i]);
     vote_verdict_clear(&v.verdict);
+    g_free(v.copies);
     verify_digest_free(v.digest);
 }
 

@@ -3,7 +3,7 @@
  *
  * One thread per replica reads ahead, the caller's thread compares and makes all
  * callbacks. Ranges that every replica's map calls zero or unallocated are not read; where
- * only some do, the others are read and must be zeroes. Memory: at most 25 MiB, however large
+ * only some do, the others are read and must be zeroes. Memory: at most 28 MiB, however large
  * the disk. The disk must not be mounted for writing by anybody (its locks see to that).
  */
 #ifndef QUORUM_VERIFY_H

@@ -141,15 +141,15 @@ Test(verify_model, R2_different_bad_sectors_each_have_a_majority)
 
 Test(verify_model, ranges_merge_across_pieces)
 {
-    disk *d = disk_make(3, 2, 2 << 20);
-    for (unsigned i = 100 * 512; i < (1 << 20) + 700; i++)
+    disk *d = disk_make(3, 2, 2 * VERIFY_PIECE_MAX);
+    for (unsigned i = 100 * 512; i < VERIFY_PIECE_MAX + 700; i++)
         d->replicas[2].data[i] ^= 0xff;
     said s;
     verify_summary summary;
     said_init(&s);
     run(d, &s, 0, &summary);
     cr_assert_eq(s.ranges->len, 1u);
-    assert_range(&s, 0, 100 * 512, (1 << 20) + 1024 - 100 * 512, 3, 4, 0);
+    assert_range(&s, 0, 100 * 512, VERIFY_PIECE_MAX + 1024 - 100 * 512, 3, 4, 0);
     cr_assert_eq(summary.differing_ranges, 1u);
     said_clear(&s);
     disk_free(d);
@@ -286,7 +286,7 @@ Test(verify_model, zeroes_of_one_map_are_compared_with_the_others)
 
 Test(verify_model, cancel_stops_with_what_is_known)
 {
-    disk *d = disk_make(3, 2, 2 << 20);
+    disk *d = disk_make(3, 2, 2 * VERIFY_PIECE_MAX);
     for (unsigned i = 0; i < 4; i++)
         d->replicas[0].data[(1 << 18) * (i + 1)] ^= 1;
     said s;
@@ -295,7 +295,7 @@ Test(verify_model, cancel_stops_with_what_is_known)
     s.cancel_after = 2;
     run(d, &s, 0, &summary);
     cr_assert(summary.interrupted);
-    cr_assert_lt(summary.checked_bytes, 2u << 20);
+    cr_assert_lt(summary.checked_bytes, 2 * VERIFY_PIECE_MAX);
     cr_assert_geq(summary.differing_ranges, 2u);
     said_clear(&s);
     disk_free(d);
@@ -480,8 +480,13 @@ Test(verify_model, random_replicas_as_the_model_says)
             size = (size + 511) / 512 * 512;
         disk *d = disk_make(n, threshold, size);
         damage(d, &seed);
+        for (unsigned i = 0; i < n; i++)
+            if (support_random(&seed) % 2)
+                d->replicas[i].lent = g_malloc(LENT_BYTES);
         uint64_t range = (uint64_t)512 << (support_random(&seed) % 12);
         assert_as_model(d, range);
+        for (unsigned i = 0; i < n; i++)
+            g_free(d->replicas[i].lent);
         disk_free(d);
     }
 }

@@ -5,15 +5,18 @@
 #ifndef TESTS_VERIFY_FAKE_H
 #define TESTS_VERIFY_FAKE_H
 
+#include "quorum/verify-read.h"
 #include "quorum/verify.h"
 #include "tests/support.h"
+#include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
 
-#define SIZE_MAX_BYTES (3u << 20)
+#define SIZE_MAX_BYTES (5u << 20)
 #define SECTORS_MAX    (SIZE_MAX_BYTES / 512 + 1)
 #define REPLICAS_MAX   5u
 #define EXTENTS_MAX    64
+#define LENT_BYTES     (3u * VERIFY_PIECE_MAX)
 
 struct chain {
     uint8_t *data;
@@ -24,6 +27,13 @@ struct chain {
     int error;     /* of bad sectors */
     unsigned once; /* so many reads fail that would succeed */
     unsigned reads;
+    unsigned announced; /* of them, with the same arguments */
+    struct {
+        const void *buf;
+        uint64_t offset;
+        size_t length;
+    } ahead[2];    /* what was announced last; length 0: nothing */
+    uint8_t *lent; /* LENT_BYTES, NULL: nothing is lent */
 };
 
 struct disk {
@@ -52,9 +62,39 @@ chain *disk_chain(disk *d, unsigned i)
     return &d->replicas[i];
 }
 
+static bool is_ahead(const chain *c, unsigned i, const void *buf, uint64_t offset,
+                     size_t length)
+{
+    return c->ahead[i].length == length && c->ahead[i].offset == offset &&
+           c->ahead[i].buf == buf;
+}
+
+void chain_read_ahead(chain *c, void *buf, uint64_t offset, size_t length)
+{
+    cr_assert(length > 0 && offset + length <= SIZE_MAX_BYTES);
+    if (is_ahead(c, 0, buf, offset, length) || is_ahead(c, 1, buf, offset, length))
+        return;
+    unsigned i = c->ahead[0].length != 0;
+    cr_assert_eq(c->ahead[i].length, 0u, "more than two at a time");
+    c->ahead[i].buf = buf;
+    c->ahead[i].offset = offset;
+    c->ahead[i].length = length;
+}
+
+uint8_t *chain_lend(chain *c, size_t length)
+{
+    return length <= LENT_BYTES ? c->lent : NULL;
+}
+
 int chain_read(chain *c, void *buf, uint64_t offset, size_t length)
 {
     c->reads++;
+    for (unsigned i = 0; i < 2; i++) {
+        if (is_ahead(c, i, buf, offset, length)) {
+            c->announced++;
+            c->ahead[i].length = 0;
+        }
+    }
     if (c->once > 0) {
         c->once--;
         return -EIO;
