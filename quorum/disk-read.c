@@ -12,9 +12,13 @@
  * Reading 1 MiB in pieces of 128 KiB and comparing each at once takes 398 us, but eight
  * round trips to disks that hold none of it; it is not done.
  *
+ * Decoders in processes of their own are all told first, so that they work side by side;
+ * their answers are then collected one after another.
+ *
  * Latency: the time that a replica's own preparation took (all of its read where the
  * decoder works on this thread) plus, if it had reads in the common list, the time of the
- * whole list: inside one submission the replicas cannot be told apart.
+ * whole list: inside one submission the replicas cannot be told apart. Of a decoder's process it is
+ * what was left to wait for when the replicas before it had answered.
  */
 #include "quorum/disk-internal.h"
 #include <errno.h>
@@ -101,6 +105,10 @@ void disk_gather(disk *d, disk_thread *thread, uint64_t asked, uint64_t offset,
 
     uint64_t spent[VOTE_REPLICAS_MAX], with_list = 0, before = now_ns();
     io_list_clear(&thread->list);
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(asked, i))
+            chain_read_ahead(d->replicas[i].chain, thread->buffers[i], r->offset,
+                             r->length);
     for (unsigned i = 0; i < d->n; i++) {
         size_t queued = thread->list.count;
         r->sector_errors[i] = NULL;
