@@ -80,6 +80,11 @@ check: deps
 	$(MAKE) quorumfs tests
 	QUORUMFS=$(CURDIR)/quorumfs tests/run-tests $(TEST_BIN) $(E2E)
 
+# ---- How fast it is, next to QEMU's tools: minutes, and 3 GiB in TMPDIR -----------------
+bench: deps
+	$(MAKE) quorumfs
+	QUORUMFS=$(CURDIR)/quorumfs bench/verify.sh
+
 # ---- The test programs under sanitizers -----------------------------------------------
 # Criterion's worker processes do not start under ThreadSanitizer: tests/plain stands in.
 # setarch, where it is allowed: gcc's ThreadSanitizer does not start on kernels that
@@ -141,6 +146,6 @@ uninstall:
 clean:
 	rm -rf build build-* quorumfs
 
-.PHONY: all force tests demo check check-sanitize check-asan check-tsan deps deps-ci format \
-        check-format check-cppcheck install uninstall clean
+.PHONY: all force tests demo check bench check-sanitize check-asan check-tsan deps deps-ci \
+        format check-format check-cppcheck install uninstall clean
 .SECONDARY:
