@@ -9,9 +9,9 @@
  * One read is tried on at most two helpers, and waits for each at most the time-out, also
  * for what was asked before it.
  *
- * There are two slots, so that the helper decodes into one while we copy out of the other,
+ * There are several slots, so that the helper decodes into one while we copy out of another,
  * if somebody has said what comes next. An answer that nobody came for is dropped when its
- * slot is needed. What was asked ahead is believed no longer than what the helper keeps in
+ * slot is needed: with one slot for each thread that is likely to read, nobody's is. What was asked ahead is believed no longer than what the helper keeps in
  * its caches: until one of the files has changed.
  *
  * libqcow keeps 128 clusters of each layer and cannot be told to forget them. A helper is
@@ -84,6 +84,15 @@ static libqcow_slot *slot_oldest(libqcow_client *lc, libqcow_slot_state state)
     return oldest;
 }
 
+/* The first, whose memory is the most likely to be in a cache; NULL: none. */
+static libqcow_slot *slot_free(libqcow_client *lc)
+{
+    for (unsigned i = 0; i < LIBQCOW_SLOTS; i++)
+        if (lc->slots[i].state == SLOT_FREE)
+            return &lc->slots[i];
+    return NULL;
+}
+
 static libqcow_slot *slot_find(libqcow_client *lc, const libqcow_piece *p)
 {
     for (unsigned i = 0; i < LIBQCOW_SLOTS; i++) {
@@ -149,7 +158,7 @@ static int slot_get(libqcow_client *lc, const libqcow_piece *p, gint64 deadline,
     int error = 0;
     libqcow_slot *s = slot_find(lc, p);
     if (!s) {
-        s = slot_oldest(lc, SLOT_FREE);
+        s = slot_free(lc);
         if (!s)
             error = slot_reclaim(lc, deadline, &s);
         if (!error)
@@ -165,7 +174,7 @@ void libqcow_client_read_ahead(libqcow_client *lc, const libqcow_piece *p)
 {
     if (atomic_load(&lc->pid) == 0 || lc->replace || slot_find(lc, p))
         return;
-    libqcow_slot *s = slot_oldest(lc, SLOT_FREE);
+    libqcow_slot *s = slot_free(lc);
     if (!s)
         s = slot_oldest(lc, SLOT_ANSWERED);
     if (s)

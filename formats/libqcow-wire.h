@@ -18,7 +18,7 @@
 
 #define LIBQCOW_HELPER_NAME  "quorumfs-decoder" /* argv[0] of a helper */
 #define LIBQCOW_LAYERS_MAX   65 /* a whole chain and a stand-in for its parent */
-#define LIBQCOW_SLOTS        2u /* requests at a time */
+#define LIBQCOW_SLOTS        8u /* requests at a time: fewer than net.unix.max_dgram_qlen */
 #define LIBQCOW_SLOT_BYTES   (2u << 20)
 #define LIBQCOW_LENT_BYTES   (6u << 20) /* after the slots */
 #define LIBQCOW_BUFFER_BYTES (LIBQCOW_SLOTS * LIBQCOW_SLOT_BYTES + LIBQCOW_LENT_BYTES)

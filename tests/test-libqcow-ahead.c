@@ -35,6 +35,7 @@ typedef struct range {
 } range;
 
 #define PART_MAX 400000u
+#define RANGES   (LIBQCOW_SLOTS + 2)
 
 /* `k`: each range has a place of its own, because what was announced may still be written. */
 static range range_random(const source *src, uint8_t *own, uint8_t *lent, unsigned k,
@@ -54,17 +55,17 @@ static void assert_range(const source *src, const range *r)
                  (size_t)r->offset, r->length);
 }
 
-/* Up to three announcements, of which some are kept, in any order, and some are not. */
+/* Up to more announcements than there are slots, of which some are kept, in any order, and some are not. */
 Test(libqcow_ahead, whatever_was_announced_the_bytes_are_right)
 {
     uint64_t seed = support_seed();
     source src = source_open();
-    g_autofree uint8_t *own = g_malloc(4 * PART_MAX);
-    uint8_t *lent = image_lend(src.im, 4 * PART_MAX);
+    g_autofree uint8_t *own = g_malloc((RANGES + 1) * PART_MAX);
+    uint8_t *lent = image_lend(src.im, (RANGES + 1) * PART_MAX);
     cr_assert_not_null(lent);
     for (unsigned i = 0; i < 400; i++) {
-        range ranges[3];
-        unsigned n = (unsigned)(support_random(&seed) % 4);
+        range ranges[RANGES];
+        unsigned n = (unsigned)(support_random(&seed) % (RANGES + 1));
         for (unsigned k = 0; k < n; k++) {
             ranges[k] = range_random(&src, own, lent, k, &seed);
             image_read_ahead(src.im, ranges[k].buf, ranges[k].offset, ranges[k].length);
@@ -72,7 +73,7 @@ Test(libqcow_ahead, whatever_was_announced_the_bytes_are_right)
         for (unsigned k = 0; k < n; k++)
             if (support_random(&seed) % 4)
                 assert_range(&src, &ranges[support_random(&seed) % n]);
-        range other = range_random(&src, own, lent, 3, &seed);
+        range other = range_random(&src, own, lent, RANGES, &seed);
         assert_range(&src, &other);
     }
     source_close(&src);
