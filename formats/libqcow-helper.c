@@ -1,12 +1,14 @@
 /*
  * libqcow-helper.c: the process in which libqcow runs. The only file that includes it.
  *
- * The life of a helper: take the opening message and its descriptors, open the images,
- * give up everything that serving does not need, answer, then serve reads until the
- * socket closes. Nothing after sandbox_enter() needs a path, a new descriptor or a
- * privilege; a libqcow that an image has taken over can use the processor, its bounded
- * memory, and the images that it may read anyway. It can also lie: that is the client's
- * (and in the end the vote's) business.
+ * The life of a helper: take the opening message and its descriptors, give up everything
+ * that opening does not need (sandbox_prepare), open the images, give up everything that
+ * serving does not need (sandbox_enter), answer, then serve reads until the socket closes.
+ * libqcow parses nothing outside of the first, and decodes nothing outside of the second.
+ * After sandbox_enter() nothing needs a path, a new descriptor or a privilege; a libqcow
+ * that an image has taken over can use the processor, its bounded memory, and the images
+ * that it may read anyway; before that also read other files of the user. It can also lie:
+ * that is the client's (and in the end the vote's) business.
  *
  * Each image is opened through /proc/self/fd, which gives libqcow an open file of its
  * own: it seeks, and the daemon's descriptors share their positions with ours. What was
@@ -14,17 +16,14 @@
  *
  * The parent's death is seen as the end of the socket. PR_SET_PDEATHSIG would not do: it
  * follows the thread that spawned, and the daemon's threads come and go. A helper that
- * is caught in an endless loop looks for it once per second of processor time (SIGPROF),
- * so an idle one is never woken.
+ * is caught in an endless loop, from the opening on, looks for it once per second of
+ * processor time (SIGPROF), so an idle one is never woken.
  */
+#include "formats/libqcow-sandbox.h"
 #include "formats/libqcow-wire.h"
 #include "formats/qcow-libqcow.h"
 #include <errno.h>
-#include <grp.h>
 #include <libqcow.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <malloc.h>
 #include <poll.h>
 #include <signal.h>
@@ -32,21 +31,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
 #define SOCKET_FD     0
-#define NOBODY        65534
 #define REPLACE_EVERY 16 /* reads between two looks at the size of the heap */
-
-#if defined(__x86_64__)
-#define SECCOMP_ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define SECCOMP_ARCH AUDIT_ARCH_AARCH64
-#endif
 
 typedef struct helper {
     libqcow_file_t *files[LIBQCOW_LAYERS_MAX]; /* top first */
@@ -57,97 +47,7 @@ typedef struct helper {
     unsigned reads;
 } helper;
 
-/* ---- the sandbox ------------------------------------------------------------------ */
-
-#if defined(SECCOMP_ARCH) && !LIBQCOW_SANITIZED
-#define LOAD(field)                                                                      \
-    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
-#define ALLOW(name)                                                                      \
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 1),                              \
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
-#define KILL BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
-/* The low half of the third argument: the protection that mmap and mprotect ask for. */
-#define ARG_PROT offsetof(struct seccomp_data, args[2])
-#define ALLOW_UNLESS_EXEC(name)                                                          \
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 4),                              \
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ARG_PROT),                                    \
-        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 1), KILL,                     \
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
-
-static bool filter_install(void)
-{
-    /* libqcow itself: lseek and read. The socket: recvfrom, sendto, poll. The allocator,
-     * zlib and the C library: the rest. recvmsg is missing on purpose (no descriptors). */
-    static struct sock_filter program[] = {
-        LOAD(arch),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SECCOMP_ARCH, 1, 0),
-        KILL,
-        LOAD(nr),
-        ALLOW(read),
-        ALLOW(lseek),
-        ALLOW(pread64),
-        ALLOW(recvfrom),
-        ALLOW(sendto),
-#ifdef __NR_poll
-        ALLOW(poll),
-#endif
-        ALLOW(ppoll),
-        ALLOW(brk),
-        ALLOW(munmap),
-        ALLOW(mremap),
-        ALLOW(madvise),
-        ALLOW(futex),
-        ALLOW(clock_gettime),
-        ALLOW(rt_sigreturn),
-        ALLOW(restart_syscall),
-        ALLOW(exit),
-        ALLOW(exit_group),
-        ALLOW_UNLESS_EXEC(mmap),
-        ALLOW_UNLESS_EXEC(mprotect),
-        KILL,
-    };
-    const struct sock_fprog filter = {
-        .len = sizeof program / sizeof program[0],
-        .filter = program,
-    };
-    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
-}
-#else
-static bool filter_install(void)
-{
-    return true;
-}
-#endif
-
-static bool limit(int resource, uint64_t value)
-{
-    struct rlimit bound;
-    if (getrlimit(resource, &bound) < 0)
-        return false;
-    bound.rlim_max = MIN(bound.rlim_max, value);
-    bound.rlim_cur = bound.rlim_max;
-    return setrlimit(resource, &bound) == 0;
-}
-
-static bool limits_set(uint64_t address_space)
-{
-    /* The first three descriptors are taken: there will be no new one. */
-    bool set = limit(RLIMIT_NOFILE, 3) && limit(RLIMIT_FSIZE, 0) && limit(RLIMIT_CORE, 0);
-    return set && (LIBQCOW_SANITIZED || limit(RLIMIT_AS, address_space));
-}
-
-/* In a user namespace without such an id this cannot be had; the filter, which is the
- * real wall, leaves nothing that an id would be good for. */
-static bool identity_drop(void)
-{
-    if (geteuid() != 0)
-        return true;
-    if (setgroups(0, NULL) < 0 && errno != EPERM)
-        return false;
-    if (setresgid(NOBODY, NOBODY, NOBODY) < 0 && errno != EINVAL && errno != EPERM)
-        return false;
-    return setresuid(NOBODY, NOBODY, NOBODY) == 0 || errno == EINVAL || errno == EPERM;
-}
+/* ---- the orphan --------------------------------------------------------------------- */
 
 static void leave_if_orphaned(int signal)
 {
@@ -167,13 +67,6 @@ static bool orphan_watch(void)
                                      .it_value = {.tv_sec = 1}};
     return sigaction(SIGPROF, &action, NULL) == 0 &&
            setitimer(ITIMER_PROF, &second, NULL) == 0;
-}
-
-static bool sandbox_enter(uint64_t address_space)
-{
-    return orphan_watch() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           identity_drop() && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 &&
-           limits_set(address_space) && filter_install();
 }
 
 /* ---- opening ---------------------------------------------------------------------- */
@@ -269,10 +162,13 @@ static void helper_open(helper *h)
     h->cut = opening.cut;
     h->memory = opening.memory;
     wire_reply reply = {.sequence = opening.sequence};
-    reply.status = layers_open(h, fds + 1, &opening, &reply.value);
+    if (orphan_watch() && sandbox_prepare(opening.address_space))
+        reply.status = layers_open(h, fds + 1, &opening, &reply.value);
+    else
+        reply.status = WIRE_SANDBOX_FAILED;
     for (unsigned i = 0; i < n; i++)
         close(fds[i]);
-    if (reply.status == WIRE_OK && !sandbox_enter(opening.address_space))
+    if (reply.status == WIRE_OK && !sandbox_enter())
         reply.status = WIRE_SANDBOX_FAILED;
     explicit_bzero(&opening, sizeof opening);
     reply_send(&reply);

@@ -4,10 +4,11 @@
  * libqcow is not memory-safe and in places silently wrong (shared/FACTS.md), so it never
  * runs in the daemon. Each image gets a helper process: this program executed again
  * (posix_spawn is safe from a process with threads) with nothing but the image's
- * descriptors, a socket and a shared buffer; it opens the images, gives up its
- * privileges, installs a seccomp filter and then serves reads. A helper that crashes,
- * lies about lengths or does not answer within the time-out is killed and started anew,
- * once per request; if that fails too, the read fails (R3) and the daemon goes on.
+ * descriptors, a socket and a shared buffer; it gives up all but what opening them needs
+ * (libqcow-sandbox.h), opens the images, gives up the rest and then serves reads. A helper
+ * that crashes, lies about lengths or does not answer within the time-out is killed and
+ * started anew, once per request; if that fails too, the read fails (R3) and the daemon
+ * goes on.
  *
  * Only this module includes <libqcow.h>.
  */

@@ -1,6 +1,6 @@
 /*
- * The helper process as such: what it may do, what happens when it dies, hangs or lies,
- * and that nothing of it is left behind.
+ * The helper process as such: what happens when it dies, hangs, lies or grows, and that
+ * nothing of it is left behind.
  */
 #include "tests/libqcow-open.h"
 #include <dirent.h>
@@ -146,73 +146,10 @@ Test(libqcow_helper, goes_when_the_daemon_goes)
     waitpid(daemon, NULL, 0);
 }
 
-/* ---- the sandbox ------------------------------------------------------------------ */
-
-static void assert_status(const char *status, const char *line)
-{
-    cr_assert_not_null(strstr(status, line), "no '%s' in:\n%s", line, status);
-}
-
-Test(libqcow_sandbox, status_says_locked_in)
-{
-    image_make();
-    image *im = run_open("a.qcow2");
-    g_autofree char *status =
-        support_output("cat /proc/%d/status", libqcow_helper_pid(im));
-    assert_status(status, "NoNewPrivs:\t1");
-    assert_status(status, LIBQCOW_SANITIZED ? "Seccomp:\t0" : "Seccomp:\t2");
-    if (geteuid() == 0) {
-        assert_status(status, "Uid:\t65534\t65534\t65534\t65534");
-        assert_status(status, "Gid:\t65534\t65534\t65534\t65534");
-        assert_status(status, "CapEff:\t0000000000000000");
-    }
-    image_close(im);
-}
-
-Test(libqcow_sandbox, has_no_descriptor_but_its_own)
-{
-    image_make();
-    support_run("qemu-img create -q -f qcow2 -b a.qcow2 -F qcow2 b.qcow2");
-    int leak = dup(STDERR_FILENO); /* without O_CLOEXEC */
-    cr_assert_gt(leak, STDERR_FILENO);
-    image *im = run_open("b.qcow2 a.qcow2");
-    close(leak);
-    if (geteuid() != 0)
-        cr_skip_test("only root may look into a process that is not dumpable");
-    g_autofree char *list = support_output("for f in /proc/%d/fd/*; do readlink $f; done",
-                                           libqcow_helper_pid(im));
-    g_auto(GStrv) lines = g_strsplit(g_strchomp(list), "\n", -1);
-    unsigned images = 0, others = 0;
-    for (unsigned i = 0; lines[i]; i++) {
-        bool known =
-            g_str_has_prefix(lines[i], "socket:") || strcmp(lines[i], "/dev/null") == 0;
-        images += g_str_has_suffix(lines[i], ".qcow2");
-        others += !known && !g_str_has_suffix(lines[i], ".qcow2");
-    }
-    cr_assert_eq(images, 2);
-    cr_assert_eq(others, 0);
-    image_close(im);
-}
-
-Test(libqcow_sandbox, memory_is_bounded)
-{
-    if (LIBQCOW_SANITIZED)
-        cr_skip_test("no limit under a sanitizer");
-    image_make();
-    image *im = run_open("a.qcow2");
-    g_autofree char *limits =
-        support_output("awk '/address space/ { print $4 } /open files/ { print $4 } "
-                       "/core file/ { print $5 }' /proc/%d/limits",
-                       libqcow_helper_pid(im));
-    g_auto(GStrv) values = g_strsplit(limits, "\n", -1);
-    cr_assert_str_eq(values[0], "0");
-    cr_assert_str_eq(values[1], "3");
-    cr_assert_leq(g_ascii_strtoull(values[2], NULL, 10), (guint64)1 << 30);
-    image_close(im);
-}
+/* ---- memory ------------------------------------------------------------------------ */
 
 /* 300 clusters of 2 MiB do not fit: the helper asks to be replaced in time. */
-Test(libqcow_sandbox, replaced_before_its_memory_ends)
+Test(libqcow_helper, replaced_before_its_memory_ends)
 {
     enum { MIB = 1 << 20, CLUSTERS = 300 };
     if (LIBQCOW_SANITIZED)
