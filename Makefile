@@ -29,6 +29,12 @@ TEST_LIB   := $(BUILD)/tests/support.o $(BUILD)/tests/runner.o $(TEST_PLAIN:%.c=
 TEST_LIBS  ?= -lcriterion
 E2E        := $(sort $(filter-out tests/e2e/lib.sh,$(wildcard tests/e2e/*.sh)))
 
+# One short line for each step; the whole commands with V=1.
+ifeq ($(V),)
+Q          := @
+say         = @echo '  $(1)'
+endif
+
 all: quorumfs
 
 # By content: the last build of another BUILD may be newer than this one's.
@@ -46,18 +52,22 @@ $(BUILD)/command:
 	@printf '%s\n' '$(subst ','\'',$(COMMAND))' >$@
 
 $(BUILD)/quorumfs: $(MAIN_OBJ) $(BUILD)/libquorumfs.a
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD   $@)
+	$(Q)$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/libquorumfs.a: $(LIB_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR   $@)
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/%.o: %.c Makefile $(BUILD)/command
 	@mkdir -p $(@D)
-	$(COMMAND) -o $@ $<
+	$(call say,CC   $@)
+	$(Q)$(COMMAND) -o $@ $<
 
 $(BUILD)/tests/test-%: $(BUILD)/tests/test-%.o $(TEST_LIB) $(BUILD)/libquorumfs.a
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS) $(TEST_LIBS)
+	$(call say,LD   $@)
+	$(Q)$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS) $(TEST_LIBS)
 
 # Tests of the disk: a disk on raw files, and chain_* calls that fail on command.
 FAULT_WRAP := chain_read chain_prepare_read chain_prepare_write chain_write_zeroes \
