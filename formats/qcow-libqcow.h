@@ -1,7 +1,7 @@
 /*
  * qcow-libqcow.h: images decoded by libqcow, in a process of their own.
  *
- * libqcow is not memory-safe and in places silently wrong (shared/FACTS.md), so it never
+ * libqcow is not memory-safe and in places silently wrong (libqcow-subset.c), so it never
  * runs in the daemon. Each image gets a helper process: this program executed again
  * (posix_spawn is safe from a process with threads) with nothing but the image's
  * descriptors, a socket and a shared buffer; it gives up all but what opening them needs

@@ -9,7 +9,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
-/* Exit codes of SURFACE.md. */
+/* Exit codes, as in quorumfs(1). */
 enum {
     CLI_OK = 0,
     CLI_USAGE = 1,

@@ -19,7 +19,7 @@ bool config_check_format(const char *format, GError **error)
     return false;
 }
 
-/* What SURFACE.md knows and this version does not have. */
+/* What is designed and this version does not have. */
 static const char *unavailable_source(const char *word)
 {
     static const char *const nbd[] = {"nbd:", "nbds:", "nbd+unix:", "nbds+unix:"};

@@ -13,7 +13,7 @@ typedef enum config_error {
     CONFIG_ERROR_USAGE,   /* wrong words on the command line: exit 1 (64 for verify) */
     CONFIG_ERROR_FILE,    /* the configuration cannot be read */
     CONFIG_ERROR_INVALID, /* unknown or repeated group or key, bad value */
-    CONFIG_ERROR_UNAVAILABLE, /* known to SURFACE.md, not built yet; says so by name */
+    CONFIG_ERROR_UNAVAILABLE, /* designed, but not in this version; says so by name */
 } config_error;
 
 typedef enum config_cache {

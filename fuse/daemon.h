@@ -19,7 +19,7 @@ typedef struct daemon_context {
 } daemon_context;
 
 /* Opens the disks of `config`, mounts, tells the shell when the disk can be read, serves
- * until unmounted, closes everything. Returns the exit code of SURFACE.md (0, 32). Unless
+ * until unmounted, closes everything. Returns the exit code of quorumfs(1) (0, 1, 32). Unless
  * config->foreground is set the caller's process returns as soon as the mount is ready
  * (or has failed), while a child in a session of its own serves. Prints its own errors. */
 int daemon_mount(const mount_config *config);

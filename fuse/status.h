@@ -7,7 +7,7 @@
 
 #include "fuse/daemon.h"
 
-/* The object of SURFACE.md, pretty-printed, with a final newline; also "socket" (path of
+/* What `status --json` prints, pretty-printed, with a final newline; also "socket" (path of
  * the control socket) and "state-dir". */
 char *status_json(const daemon_context *daemon);
 /* Prometheus text exposition of the same. */

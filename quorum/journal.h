@@ -86,7 +86,7 @@ char *journal_snapshot(journal *j, gsize *ret_length, GError **error);
 typedef void (*journal_listener)(void *opaque, const char *line);
 void journal_set_listener(journal *j, journal_listener listener, void *opaque);
 
-/* Name as in SURFACE.md: "divergence", "quorum-failure" ... */
+/* Name as in the journal: "divergence", "quorum-failure" ... */
 const char *journal_event_name(journal_event event);
 /* SHA-256 by OpenSSL. */
 void journal_digest(const void *data, size_t length,

@@ -51,7 +51,7 @@ typedef struct verify_options {
 /* Never fails as a whole: read errors are ranges. */
 void verify_run(disk *d, const verify_options *options, verify_summary *ret_summary);
 
-/* 0, 1, 4 or 5 as in SURFACE.md. */
+/* 0, 1, 4 or 5, as in quorumfs(1). */
 int verify_exit_code(const verify_summary *summary);
 
 #endif
