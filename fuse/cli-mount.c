@@ -51,12 +51,6 @@ static char *mounted_type(const char *path)
     return type;
 }
 
-bool cli_mount_present(const char *path)
-{
-    g_autofree char *type = mounted_type(path);
-    return g_strcmp0(type, "fuse.quorumfs") == 0;
-}
-
 /* realpath() that does not need an answer from the mount itself, which may be dead. */
 static char *resolve(const char *path)
 {

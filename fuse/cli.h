@@ -68,8 +68,6 @@ bool cli_mount_find(const char *mountpoint, cli_mount *ret_mount);
 /* As cli_mount_find, but a dead mount is an error too. */
 bool cli_mount_find_live(const char *mountpoint, cli_mount *ret_mount);
 void cli_mount_clear(cli_mount *mount);
-/* Whether it is (still) mounted at that path. */
-bool cli_mount_present(const char *path);
 /* The row of "disks" in the status, or NULL after an error line that names the nearest. */
 json_t *cli_mount_disk(const cli_mount *mount, const char *name);
 

@@ -26,9 +26,6 @@ config_set_result config_set_replica(replica_options *replica, const char *name,
 void config_add_disk_settings(GPtrArray *names);
 void config_add_replica_settings(GPtrArray *names);
 
-/* A password file for every replica that has none of its own. */
-void config_default_password_file(disk_options *d, const char *path);
-
 /* Fills source and path of `replica` (and format, where the word names one). */
 bool config_set_source(replica_options *replica, const char *word, const char *base,
                        GError **error);

@@ -162,21 +162,17 @@ static bool set_allow_dir(disk_options *d, const setting_value *v,
     return true;
 }
 
+/* For every replica that has none of its own. */
 static bool set_disk_password_file(disk_options *d, const setting_value *v,
                                    GError **error G_GNUC_UNUSED)
 {
     g_autofree char *path = config_absolute(v->base, v->text);
-    config_default_password_file(d, path);
-    return true;
-}
-
-void config_default_password_file(disk_options *d, const char *path)
-{
     for (guint i = 0; i < d->replicas->len; i++) {
         replica_options *replica = g_ptr_array_index(d->replicas, i);
         if (!replica->password_file)
             replica->password_file = g_strdup(path);
     }
+    return true;
 }
 
 static const struct {

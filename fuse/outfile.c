@@ -108,12 +108,3 @@ void outfile_discard(outfile *out)
         unlink(out->temporary);
     outfile_free(out);
 }
-
-bool outfile_write(const char *path, const char *text, GError **error)
-{
-    outfile *out = outfile_open(path, error);
-    if (!out)
-        return false;
-    fputs(text, out->stream);
-    return outfile_commit(out, error);
-}

@@ -22,7 +22,4 @@ bool outfile_commit(outfile *out, GError **error);
 /* Leaves what was there before as it was, and frees. NULL is allowed. */
 void outfile_discard(outfile *out);
 
-/* All three at once. */
-bool outfile_write(const char *path, const char *text, GError **error);
-
 #endif

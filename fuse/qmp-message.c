@@ -15,11 +15,6 @@ static const char *const classes[] = {
     [QMP_ERROR_DEVICE_NOT_ACTIVE] = "DeviceNotActive",
 };
 
-const char *qmp_error_class(qmp_error code)
-{
-    return classes[code];
-}
-
 qmp_error qmp_error_from_class(const char *name)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(classes); i++)
@@ -197,8 +192,7 @@ char *qmp_reply_error(const GError *error, json_t *id)
     qmp_error code =
         error->domain == QMP_ERROR ? (qmp_error)error->code : QMP_ERROR_GENERIC;
     g_autofree char *desc = g_utf8_make_valid(error->message, -1);
-    return answer("error",
-                  json_pack("{s:s, s:s}", "class", qmp_error_class(code), "desc", desc),
+    return answer("error", json_pack("{s:s, s:s}", "class", classes[code], "desc", desc),
                   id);
 }
 

@@ -23,7 +23,6 @@ typedef enum qmp_error {
     QMP_ERROR_COMMAND_NOT_FOUND,
     QMP_ERROR_DEVICE_NOT_ACTIVE,
 } qmp_error;
-const char *qmp_error_class(qmp_error code);
 qmp_error qmp_error_from_class(const char *name); /* unknown or NULL: GENERIC */
 
 typedef enum qmp_type {
