@@ -7,13 +7,7 @@
  */
 #include "formats/image.h"
 #include <errno.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
-/* The kernel transfers at most this much at once anyway (MAX_RW_COUNT is a little more). */
-#define TRANSFER_MAX ((size_t)1 << 30)
 #define ZEROES_CHUNK (64u << 10)
 
 GQuark image_error_quark(void)
@@ -157,76 +151,4 @@ int image_flush(image *im)
     if (im->read_only || !im->driver->flush)
         return 0;
     return im->driver->flush(im);
-}
-
-/* Returns how much was read before the end of the file, or -errno. */
-static ssize_t read_up_to_end(int fd, uint8_t *buf, size_t length, uint64_t offset)
-{
-    size_t done = 0;
-    while (done < length) {
-        ssize_t got = pread(fd, buf + done, MIN(length - done, TRANSFER_MAX),
-                            (off_t)(offset + done));
-        if (got == 0)
-            break;
-        if (got > 0)
-            done += (size_t)got;
-        else if (errno != EINTR) /* a bad checksum must not look like chain.h's EBADMSG */
-            return errno == EBADMSG ? -EIO : -errno;
-    }
-    return (ssize_t)done;
-}
-
-int file_read_full(int fd, void *buf, size_t length, uint64_t offset)
-{
-    ssize_t done = read_up_to_end(fd, buf, length, offset);
-    if (done < 0)
-        return (int)done;
-    memset((uint8_t *)buf + done, 0, length - (size_t)done);
-    return 0;
-}
-
-int file_read_exact(int fd, void *buf, size_t length, uint64_t offset)
-{
-    ssize_t done = read_up_to_end(fd, buf, length, offset);
-    if (done < 0)
-        return (int)done;
-    return (size_t)done == length ? 0 : -EIO;
-}
-
-int file_write_full(int fd, const void *buf, size_t length, uint64_t offset)
-{
-    const uint8_t *bytes = buf;
-    while (length > 0) {
-        ssize_t put = pwrite(fd, bytes, MIN(length, TRANSFER_MAX), (off_t)offset);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return put < 0 ? -errno : -EIO;
-        bytes += put;
-        offset += (uint64_t)put;
-        length -= (size_t)put;
-    }
-    return 0;
-}
-
-/* Kernels before 6.13 stamp inodes with the time of the last tick, 10 ms at most: a change
- * in the tick of a look may leave the same stamp. */
-#define TICK_NS 20000000
-
-static int64_t to_ns(struct timespec time)
-{
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
-bool file_stamp_changed(file_stamp *stamp, int fd)
-{
-    struct stat st;
-    struct timespec now;
-    if (fstat(fd, &st) < 0 || clock_gettime(CLOCK_REALTIME, &now) < 0)
-        return true;
-    file_stamp seen = {.changed_ns = to_ns(st.st_ctim)};
-    seen.settled = to_ns(now) - seen.changed_ns > TICK_NS;
-    bool same = stamp->settled && seen.changed_ns == stamp->changed_ns;
-    *stamp = seen;
-    return !same;
 }

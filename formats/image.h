@@ -17,6 +17,7 @@
 #ifndef FORMATS_IMAGE_H
 #define FORMATS_IMAGE_H
 
+#include "formats/file.h"
 #include <glib.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -129,22 +130,5 @@ int image_write_zeroes(image *im, uint64_t offset, uint64_t length);
 int image_discard(image *im, uint64_t offset, uint64_t length);
 int image_resize(image *im, uint64_t size);
 int image_flush(image *im);
-
-/* For drivers: pread and pwrite that continue short transfers and EINTR. file_read_full
- * fills what lies past the end of the file with zeroes; file_read_exact gives -EIO there
- * (a raw file that somebody truncated must not turn into zeroes). 0 or -errno. */
-int file_read_full(int fd, void *buf, size_t length, uint64_t offset);
-int file_read_exact(int fd, void *buf, size_t length, uint64_t offset);
-int file_write_full(int fd, const void *buf, size_t length, uint64_t offset);
-
-/* Whether somebody changed a file behind our back, for caches of what was decoded from it:
- * a sector that rots under a mounted disk must be seen by the next read, not hidden. True
- * if the inode changed since the last call with this stamp, or may have within the clock
- * tick of that call. Start with a zeroed stamp: the first call says true. Not locked. */
-typedef struct file_stamp {
-    int64_t changed_ns; /* st_ctim */
-    bool settled;       /* it was older than a tick when we looked */
-} file_stamp;
-bool file_stamp_changed(file_stamp *stamp, int fd);
 
 #endif

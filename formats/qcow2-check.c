@@ -339,7 +339,7 @@ bool qcow2_check_tables(int fd, uint64_t data_size, const qcow2_header *header,
 {
     uint64_t file_size = 0;
     *ret_check = (qcow2_check){0};
-    int result = qcow2_file_size(fd, &file_size);
+    int result = file_get_size(fd, &file_size, NULL);
     if (result < 0)
         return qcow2_fail(error, IMAGE_ERROR_IO, filename, "cannot stat: %s",
                           g_strerror(-result));

@@ -16,10 +16,7 @@
  * qcow2-ranges.c's, since the length of the snapshot table must be read from it.
  */
 #include "formats/qcow2-internal.h"
-#include <errno.h>
 #include <stdarg.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define HEADER_LENGTH_V2   72u
 #define HEADER_LENGTH_V3   104u
@@ -389,18 +386,6 @@ void qcow2_header_clear(qcow2_header *header)
     memset(header, 0, sizeof *header);
 }
 
-int qcow2_file_size(int fd, uint64_t *ret_size)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    off_t size = S_ISBLK(st.st_mode) ? lseek(fd, 0, SEEK_END) : st.st_size;
-    if (size < 0)
-        return -errno;
-    *ret_size = (uint64_t)size;
-    return 0;
-}
-
 /* The first cluster: as long as cluster_bits says, and never more than the file. */
 static int read_first_cluster(int fd, uint64_t file_size, uint8_t **ret_buf,
                               size_t *ret_length)
@@ -427,7 +412,7 @@ bool qcow2_header_read(int fd, const char *filename, qcow2_header *ret_header,
     size_t length = 0;
     g_autofree uint8_t *buf = NULL;
     memset(ret_header, 0, sizeof *ret_header);
-    int result = qcow2_file_size(fd, &file_size);
+    int result = file_get_size(fd, &file_size, NULL);
     if (result == 0)
         result = read_first_cluster(fd, file_size, &buf, &length);
     if (result < 0)

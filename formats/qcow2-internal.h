@@ -47,9 +47,6 @@ static inline uint64_t qcow2_round_up(uint64_t value, uint64_t power_of_two)
 bool qcow2_fail(GError **error, image_error code, const char *filename,
                 const char *format, ...) G_GNUC_PRINTF(4, 5);
 
-/* Size of a regular file or block device. 0 or -errno. */
-int qcow2_file_size(int fd, uint64_t *ret_size);
-
 /* Reads big-endian words of a table into host order. 0 or -errno. */
 int qcow2_words_read(int fd, uint64_t offset, uint64_t *words, size_t count);
 

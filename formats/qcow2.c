@@ -126,9 +126,9 @@ static bool open_tables(qcow2_image *q, const qcow2_header *header, GError **err
 {
     const char *filename = q->base.filename;
     uint64_t file_size = 0, data_size = 0;
-    int result = qcow2_file_size(q->fd, &file_size);
+    int result = file_get_size(q->fd, &file_size, NULL);
     if (result == 0)
-        result = qcow2_file_size(q->data_fd, &data_size);
+        result = file_get_size(q->data_fd, &data_size, NULL);
     if (result < 0)
         return qcow2_fail(error, IMAGE_ERROR_IO, filename, "cannot stat: %s",
                           g_strerror(-result));

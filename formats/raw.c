@@ -6,9 +6,6 @@
  */
 #include "formats/raw.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -75,48 +72,26 @@ static int raw_map(image *im, uint64_t offset, uint64_t length, image_extent *re
     return 0;
 }
 
-/* EINVAL: a device whose blocks are larger than the range's alignment. */
-static int allocate(const raw_image *raw, int mode, uint64_t offset, uint64_t length)
-{
-    int rc;
-    do
-        rc = fallocate(raw->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
-    while (rc < 0 && errno == EINTR);
-    if (rc == 0)
-        return 0;
-    bool unable = errno == EOPNOTSUPP || errno == ENOSYS || errno == ENODEV ||
-                  (errno == EINVAL && raw->is_device);
-    return unable ? -ENOTSUP : -errno;
-}
-
 static int raw_write_zeroes(image *im, uint64_t offset, uint64_t length)
 {
-    int error = allocate(raw_of(im), FALLOC_FL_ZERO_RANGE, offset, length);
-    if (error == -ENOTSUP)
-        error = allocate(raw_of(im), FALLOC_FL_PUNCH_HOLE, offset, length);
-    return error;
+    int fd = raw_of(im)->fd;
+    int error = file_allocate_zero(fd, offset, length);
+    return error == -ENOTSUP ? file_punch(fd, offset, length) : error;
 }
 
-/* A punched hole reads as zeroes, in files and in devices alike (devices that cannot
- * promise that refuse the call). */
 static int raw_discard(image *im, uint64_t offset, uint64_t length)
 {
-    return allocate(raw_of(im), FALLOC_FL_PUNCH_HOLE, offset, length);
+    return file_punch(raw_of(im)->fd, offset, length);
 }
 
 static int raw_resize(image *im, uint64_t size)
 {
-    const raw_image *raw = raw_of(im);
-    int rc;
-    do
-        rc = ftruncate(raw->fd, (off_t)size);
-    while (rc < 0 && errno == EINTR);
-    return rc < 0 ? -errno : 0;
+    return file_resize(raw_of(im)->fd, size);
 }
 
 static int raw_flush(image *im)
 {
-    return fdatasync(raw_of(im)->fd) < 0 ? -errno : 0;
+    return file_sync(raw_of(im)->fd);
 }
 
 static const image_driver file_driver = {
@@ -143,24 +118,11 @@ static const image_driver device_driver = {
     .flush = raw_flush,
 };
 
-/* 0 or -errno. */
-static int get_size(int fd, uint64_t *ret_size, bool *ret_is_device)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    *ret_is_device = S_ISBLK(st.st_mode);
-    *ret_size = (uint64_t)st.st_size;
-    if (*ret_is_device)
-        return ioctl(fd, BLKGETSIZE64, ret_size) < 0 ? -errno : 0;
-    return S_ISREG(st.st_mode) ? 0 : -EINVAL;
-}
-
 image *raw_open(int fd, const char *filename, bool writable, GError **error)
 {
     uint64_t size = 0;
     bool is_device = false;
-    int failed = get_size(fd, &size, &is_device);
+    int failed = file_get_size(fd, &size, &is_device);
     if (failed) {
         g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_IO, "%s: %s", filename,
                     g_strerror(-failed));

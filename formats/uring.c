@@ -10,8 +10,9 @@
  * without a system call; the child closes its copy and makes a ring of its own.
  */
 #include "formats/uring.h"
-#include "formats/image.h"
+#include "formats/file.h"
 #include <errno.h>
+#include <glib.h>
 #include <liburing.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -89,7 +90,7 @@ static void run_here(io_op *op, size_t done)
     uint8_t *buf = (uint8_t *)op->buf + done;
     size_t length = op->length - done;
     if (op->flush)
-        op->result = fdatasync(op->fd) < 0 ? -errno : 0;
+        op->result = file_sync(op->fd);
     else if (op->write)
         op->result = file_write_full(op->fd, buf, length, op->offset + done);
     else
