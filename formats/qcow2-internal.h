@@ -3,6 +3,7 @@
  *
  *   qcow2-header.c    the header, its extensions and names         (pure)
  *   qcow2-entry.c     what one L1 or L2 entry means                (pure)
+ *   qcow2-refword.c   what one entry of a refcount block means     (pure)
  *   qcow2-ranges.c    where the tables of fixed place lie
  *   qcow2-check.c     the bounded walk over L1, L2 and refcount table at open
  *   qcow2-cache.c     a bounded cache of equal blocks, loaded without a lock
@@ -88,6 +89,12 @@ const char *qcow2_entry_decode(const qcow2_layout *layout, uint64_t guest, uint6
 /* *ret_table = 0: no L2 table. */
 const char *qcow2_l1_decode(const qcow2_layout *layout, uint64_t word,
                             uint64_t *ret_table);
+
+/* Entry `index` of a refcount block whose entries have 1 << order bits (order 0 to 6). A
+ * value is at most qcow2_refword_max. */
+uint64_t qcow2_refword_get(const uint8_t *block, uint64_t index, unsigned order);
+void qcow2_refword_set(uint8_t *block, uint64_t index, unsigned order, uint64_t value);
+uint64_t qcow2_refword_max(unsigned order);
 
 /* The tables that lie at one place: header, active L1, refcount table, snapshot table,
  * the snapshots' L1 tables. Whole clusters, sorted, disjoint. */
