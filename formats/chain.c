@@ -13,8 +13,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define OP_BYTES_MAX ((size_t)1 << 30) /* io_op's limit */
-
 typedef struct walk {
     const chain_stack *stack;
     io_list *list;
@@ -75,7 +73,7 @@ static bool continues(const io_op *op, const io_op *next)
 {
     return op->fd == next->fd && op->offset + op->length == next->offset &&
            (uint8_t *)op->buf + op->length == next->buf &&
-           op->length + next->length <= OP_BYTES_MAX;
+           op->length + next->length <= IO_BYTES_MAX;
 }
 
 static void add_op(walk *w, io_op op)
@@ -90,7 +88,7 @@ static void add_op(walk *w, io_op op)
 static void add_read(walk *w, int fd, uint8_t *buf, uint64_t offset, size_t length)
 {
     while (length > 0) {
-        size_t part = MIN(length, OP_BYTES_MAX);
+        size_t part = MIN(length, IO_BYTES_MAX);
         add_op(w, (io_op){.fd = fd,
                           .owner = w->owner,
                           .buf = buf,
@@ -176,10 +174,7 @@ static int read_now(const chain_stack *stack, void *buf, uint64_t offset, size_t
     if (error)
         return error;
     io_list_run(list);
-    for (size_t i = 0; i < list->count; i++)
-        if (list->ops[i].result)
-            return list->ops[i].result;
-    return 0;
+    return io_list_error(list);
 }
 
 static int read_both(chain *c, void *buf, uint64_t offset, size_t length)
@@ -261,21 +256,24 @@ int chain_map(chain *c, uint64_t offset, uint64_t length, chain_extent *ret_exte
     return MIN(todo, 0);
 }
 
-int chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
-                        unsigned owner, io_list *list)
+bool chain_begin_writing(chain *c, GError **error)
 {
+    return !c->writable || image_begin_writing(c->layers[0]->im, error);
+}
+
+int chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
+                        unsigned owner, io_list *list, image_change **ret_change)
+{
+    *ret_change = NULL;
     int todo = check_write(c, offset, length);
-    if (todo <= 0)
-        return todo;
-    if (length > OP_BYTES_MAX)
-        return image_write(c->layers[0]->im, buf, offset, length);
-    io_list_add(list, (io_op){.fd = c->stack.units[0].raw_fd,
-                              .write = true,
-                              .owner = owner,
-                              .buf = (void *)buf,
-                              .length = length,
-                              .offset = offset});
-    return 0;
+    return todo <= 0 ? todo
+                     : image_prepare_write(c->layers[0]->im, buf, offset, length, owner,
+                                           list, ret_change);
+}
+
+int chain_finish_write(chain *c, image_change *change, int result)
+{
+    return image_finish_write(c->layers[0]->im, change, result);
 }
 
 int chain_write(chain *c, const void *buf, uint64_t offset, size_t length)
@@ -314,12 +312,9 @@ int chain_flush(chain *c)
     return c->writable ? image_flush(c->layers[0]->im) : 0;
 }
 
-int chain_prepare_flush(chain *c, unsigned owner, io_list *list)
+int chain_flush_step(chain *c, image_flush_state *flush, unsigned owner, io_list *list)
 {
-    if (c->writable)
-        io_list_add(
-            list, (io_op){.fd = c->stack.units[0].raw_fd, .flush = true, .owner = owner});
-    return 0;
+    return c->writable ? image_flush_step(c->layers[0]->im, flush, owner, list) : 0;
 }
 
 uint64_t chain_size(const chain *c)

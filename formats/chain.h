@@ -9,7 +9,6 @@
 
 #include "formats/image.h"
 #include "formats/path.h"
-#include "formats/uring.h"
 
 #define CHAIN_DEPTH_MAX 64
 /* L1 and refcount tables of all layers together (O3). One layer's are at most 40 MiB; a
@@ -103,16 +102,22 @@ uint8_t *chain_lend(chain *c, size_t length);
 
 int chain_map(chain *c, uint64_t offset, uint64_t length, chain_extent *ret_extent);
 
-/* Writes go to the top layer only. chain_prepare_write appends to the list where the data
- * can be written in place without touching metadata (raw), else it writes now. */
+/* Writes go to the top layer only. Everything here is as in image.h. */
+
+/* Before the first change, when it is certain that the chain is to be changed: nothing is
+ * changed on disk before this, and changes are -EROFS where the top's driver has something
+ * to do here. Also for a chain that is not writable, which it leaves alone. */
+bool chain_begin_writing(chain *c, GError **error);
 int chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
-                        unsigned owner, io_list *list);
+                        unsigned owner, io_list *list, image_change **ret_change);
+int chain_finish_write(chain *c, image_change *change, int result);
+int chain_flush_step(chain *c, image_flush_state *flush, unsigned owner, io_list *list);
+
+/* At once, on this thread. */
 int chain_write(chain *c, const void *buf, uint64_t offset, size_t length);
 int chain_write_zeroes(chain *c, uint64_t offset, uint64_t length);
 int chain_discard(chain *c, uint64_t offset, uint64_t length);
 int chain_resize(chain *c, uint64_t size);
 int chain_flush(chain *c);
-/* Appends the flush to the list where it is one call on a file (raw), else flushes now. */
-int chain_prepare_flush(chain *c, unsigned owner, io_list *list);
 
 #endif

@@ -3,7 +3,11 @@
  *
  * Before a method runs: the range lies within the image, the length is not 0, and an image
  * that is read-only sees no write. After map: the extent is not empty, not longer than
- * what was asked for, and has a host file only where its kind allows one.
+ * what was asked for, and has a host file only where its kind allows one. After a
+ * prepare_write that failed, or a flush_step that ends, the caller's list is as it was.
+ *
+ * Writes that are done at once have a list of this thread's own: no method of a driver is
+ * given it while another of the same thread uses it.
  */
 #include "formats/image.h"
 #include <errno.h>
@@ -13,6 +17,26 @@
 GQuark image_error_quark(void)
 {
     return g_quark_from_static_string("quorumfs-image-error-quark");
+}
+
+static void list_free(void *list)
+{
+    io_list_free(list);
+    g_free(list);
+}
+
+static GPrivate this_list = G_PRIVATE_INIT(list_free);
+
+/* This thread's list for what is done at once, empty. */
+static io_list *get_list(void)
+{
+    io_list *list = g_private_get(&this_list);
+    if (!list) {
+        list = g_new0(io_list, 1);
+        g_private_set(&this_list, list);
+    }
+    io_list_clear(list);
+    return list;
 }
 
 static bool range_valid(const image *im, uint64_t offset, uint64_t length)
@@ -80,22 +104,57 @@ int image_map(image *im, uint64_t offset, uint64_t length, image_extent *ret_ext
     return 0;
 }
 
-int image_write(image *im, const void *buf, uint64_t offset, size_t length)
+bool image_begin_writing(image *im, GError **error)
 {
-    if (!im->driver->write)
+    if (!im->driver->begin_writing)
+        return true;
+    if (!im->driver->begin_writing(im, error))
+        return false;
+    im->read_only = false;
+    return true;
+}
+
+int image_prepare_write(image *im, const void *buf, uint64_t offset, size_t length,
+                        unsigned owner, io_list *list, image_change **ret_change)
+{
+    *ret_change = NULL;
+    if (!im->driver->prepare_write)
         return -EROFS;
     int todo = check_write(im, offset, length);
-    return todo <= 0 ? todo : im->driver->write(im, buf, offset, length);
+    if (todo <= 0)
+        return todo;
+    size_t queued = list->count;
+    int error =
+        im->driver->prepare_write(im, buf, offset, length, owner, list, ret_change);
+    if (error) {
+        list->count = queued;
+        *ret_change = NULL;
+    }
+    return error;
+}
+
+int image_finish_write(image *im, image_change *change, int result)
+{
+    return change ? im->driver->finish_write(im, change, result) : result;
+}
+
+int image_write(image *im, const void *buf, uint64_t offset, size_t length)
+{
+    image_change *change;
+    io_list *list = get_list();
+    int error = image_prepare_write(im, buf, offset, length, 0, list, &change);
+    if (error)
+        return error;
+    io_list_run(list);
+    return image_finish_write(im, change, io_list_error(list));
 }
 
 static int write_zero_bytes(image *im, uint64_t offset, uint64_t length)
 {
     static const uint8_t zeroes[ZEROES_CHUNK];
-    if (!im->driver->write)
-        return -EROFS;
     while (length > 0) {
         size_t part = (size_t)MIN(length, sizeof zeroes);
-        int error = im->driver->write(im, zeroes, offset, part);
+        int error = image_write(im, zeroes, offset, part);
         if (error)
             return error;
         offset += part;
@@ -146,9 +205,31 @@ int image_resize(image *im, uint64_t size)
     return error;
 }
 
+int image_flush_step(image *im, image_flush_state *flush, unsigned owner, io_list *list)
+{
+    if (im->read_only || !im->driver->flush_step)
+        return 0;
+    size_t queued = list->count;
+    int more = im->driver->flush_step(im, flush, owner, list);
+    if (more <= 0)
+        list->count = queued;
+    return more;
+}
+
 int image_flush(image *im)
 {
-    if (im->read_only || !im->driver->flush)
-        return 0;
-    return im->driver->flush(im);
+    image_flush_state flush = {0};
+    io_list *list = get_list();
+    int more;
+    while ((more = image_flush_step(im, &flush, 0, list)) > 0) {
+        io_list_run(list);
+        flush.result = io_list_error(list);
+        io_list_clear(list);
+    }
+    return more;
+}
+
+uint64_t image_allocated(image *im)
+{
+    return im->driver->allocated ? im->driver->allocated(im) : UINT64_MAX;
 }

@@ -10,14 +10,16 @@
  * Errors of opening are GErrors of the domain IMAGE_ERROR, one line, no final
  * full stop, that starts with the file's name.
  *
- * Threads: every method but `close` and `resize` may run on several threads at once.
- * The caller (the disk's range locks, W1) guarantees that no two writes that run at the
- * same time overlap, and that nothing overlaps a resize.
+ * Threads: every method but `close`, `resize` and `begin_writing` may run on several
+ * threads at once. The caller (the disk's range locks, W1) guarantees that no two writes
+ * that run at the same time overlap (a write runs from prepare to finish), and that nothing
+ * overlaps a resize.
  */
 #ifndef FORMATS_IMAGE_H
 #define FORMATS_IMAGE_H
 
 #include "formats/file.h"
+#include "formats/uring.h"
 #include <glib.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -61,6 +63,15 @@ typedef struct image_extent {
 
 typedef struct image image;
 
+/* A driver's record of one write that is under way. */
+typedef struct image_change image_change;
+
+/* A flush that is under way. Starts zeroed. */
+typedef struct image_flush_state {
+    unsigned step; /* the driver's: how far it is */
+    int result;    /* the caller's: 0, or the first error of the ops of the last step */
+} image_flush_state;
+
 /* A method that a driver lacks is NULL; what image.c does then stands beside it. */
 typedef struct image_driver {
     const char *name; /* "raw", "qcow2", "libqcow" */
@@ -89,8 +100,27 @@ typedef struct image_driver {
      * range lies within the image's size. NULL: all DATA with fd -1. */
     int (*map)(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent);
 
-    /* Writes exactly `length` bytes or fails. NULL: -EROFS. */
-    int (*write)(image *im, const void *buf, uint64_t offset, size_t length);
+    /* Makes ready for the first change; called once, after the open, when it is certain
+     * that the image may be changed (qcow2: repairs what an unclean end left). A driver that
+     * has this opens images read_only, and changes nothing before; image.c sets read_only to
+     * false when this has succeeded. NULL: nothing to do. */
+    bool (*begin_writing)(image *im, GError **error);
+
+    /* A write is split in two, so that several images are written in one submission.
+     *
+     * prepare_write begins one: it appends to `list` (with `owner`) the writes of host files
+     * that carry its bytes. buf stays valid until the list has run. *ret_change: to be given
+     * to finish_write when it has, also if an op failed; NULL: there is nothing to finish.
+     * On failure nothing is to be run or finished. Waits while another write is between
+     * prepare and finish in the same cluster: a thread that writes several images prepares
+     * them in an order that all threads share, and finishes all before it prepares the next
+     * request. NULL: -EROFS. */
+    int (*prepare_write)(image *im, const void *buf, uint64_t offset, size_t length,
+                         unsigned owner, io_list *list, image_change **ret_change);
+
+    /* `result`: 0, or the error of an op. Returns what the write's caller is to be told.
+     * Frees the change. Never NULL where prepare_write gives changes. */
+    int (*finish_write)(image *im, image_change *change, int result);
 
     /* Makes the range read as zeroes; may keep or free the space. NULL, or -ENOTSUP:
      * image.c writes zeroes. */
@@ -105,8 +135,16 @@ typedef struct image_driver {
      * `size` on success. NULL: -ENOTSUP. */
     int (*resize)(image *im, uint64_t size);
 
-    /* Everything written before is on stable storage on return. NULL: nothing to do. */
-    int (*flush)(image *im);
+    /* One step of putting everything that was written before on stable storage. 1: ops were
+     * appended; run them, put 0 or their first error into flush->result, and call again, on
+     * the same thread. 0 or -errno: done. A flush that was begun must be carried on to its
+     * end, whatever fails. Order of several images: as for prepare_write. NULL: nothing to
+     * do. */
+    int (*flush_step)(image *im, image_flush_state *flush, unsigned owner, io_list *list);
+
+    /* Guest bytes that hold data by the image's own maps (for st_blocks); may lag behind.
+     * UINT64_MAX, or NULL: unknown. */
+    uint64_t (*allocated)(image *im);
 } image_driver;
 
 struct image {
@@ -125,10 +163,20 @@ int image_read(image *im, void *buf, uint64_t offset, size_t length);
 void image_read_ahead(image *im, void *buf, uint64_t offset, size_t length);
 uint8_t *image_lend(image *im, size_t length);
 int image_map(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent);
+bool image_begin_writing(image *im, GError **error);
+/* On failure the list is as it was, and *ret_change is NULL; so it is for length 0. */
+int image_prepare_write(image *im, const void *buf, uint64_t offset, size_t length,
+                        unsigned owner, io_list *list, image_change **ret_change);
+/* Of a change that is NULL, `result`. */
+int image_finish_write(image *im, image_change *change, int result);
+/* Prepares, runs and finishes on this thread. */
 int image_write(image *im, const void *buf, uint64_t offset, size_t length);
 int image_write_zeroes(image *im, uint64_t offset, uint64_t length);
 int image_discard(image *im, uint64_t offset, uint64_t length);
 int image_resize(image *im, uint64_t size);
+int image_flush_step(image *im, image_flush_state *flush, unsigned owner, io_list *list);
+/* All steps on this thread. */
 int image_flush(image *im);
+uint64_t image_allocated(image *im);
 
 #endif

@@ -33,9 +33,21 @@ static int raw_read(image *im, void *buf, uint64_t offset, size_t length)
     return file_read_exact(raw_of(im)->fd, buf, length, offset);
 }
 
-static int raw_write(image *im, const void *buf, uint64_t offset, size_t length)
+/* One op, but for lengths that none can have. */
+static int raw_prepare_write(image *im, const void *buf, uint64_t offset, size_t length,
+                             unsigned owner, io_list *list, image_change **ret_change)
 {
-    return file_write_full(raw_of(im)->fd, buf, length, offset);
+    *ret_change = NULL;
+    for (size_t done = 0, part; done < length; done += part) {
+        part = MIN(length - done, IO_BYTES_MAX);
+        io_list_add(list, (io_op){.fd = raw_of(im)->fd,
+                                  .write = true,
+                                  .owner = owner,
+                                  .buf = (uint8_t *)buf + done,
+                                  .length = part,
+                                  .offset = offset + done});
+    }
+    return 0;
 }
 
 /* Where there is no more data the file ends or has a hole; past its end it is not zero. */
@@ -89,9 +101,13 @@ static int raw_resize(image *im, uint64_t size)
     return file_resize(raw_of(im)->fd, size);
 }
 
-static int raw_flush(image *im)
+static int raw_flush_step(image *im, image_flush_state *flush, unsigned owner,
+                          io_list *list)
 {
-    return file_sync(raw_of(im)->fd);
+    if (flush->step++ > 0)
+        return flush->result;
+    io_list_add(list, (io_op){.fd = raw_of(im)->fd, .flush = true, .owner = owner});
+    return 1;
 }
 
 static const image_driver file_driver = {
@@ -99,11 +115,11 @@ static const image_driver file_driver = {
     .close = raw_close,
     .read = raw_read,
     .map = raw_map,
-    .write = raw_write,
+    .prepare_write = raw_prepare_write,
     .write_zeroes = raw_write_zeroes,
     .discard = raw_discard,
     .resize = raw_resize,
-    .flush = raw_flush,
+    .flush_step = raw_flush_step,
 };
 
 /* Has no resize at all, so that a disk can tell before it resizes any replica. */
@@ -112,10 +128,10 @@ static const image_driver device_driver = {
     .close = raw_close,
     .read = raw_read,
     .map = raw_map,
-    .write = raw_write,
+    .prepare_write = raw_prepare_write,
     .write_zeroes = raw_write_zeroes,
     .discard = raw_discard,
-    .flush = raw_flush,
+    .flush_step = raw_flush_step,
 };
 
 image *raw_open(int fd, const char *filename, bool writable, GError **error)

@@ -177,6 +177,14 @@ void io_list_run(io_list *list)
         run_here(&list->ops[at], 0);
 }
 
+int io_list_error(const io_list *list)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (list->ops[i].result)
+            return list->ops[i].result;
+    return 0;
+}
+
 void io_list_clear(io_list *list)
 {
     list->count = 0;

@@ -12,13 +12,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define IO_BYTES_MAX ((size_t)1 << 30)
+
 typedef struct io_op {
     int fd;
     bool write;
     bool flush;      /* fdatasync; buf, length and offset stay 0 */
     unsigned owner;  /* free for the caller: which replica this belongs to */
     void *buf;       /* valid until io_list_run returns */
-    size_t length;   /* bytes, at most 1 GiB */
+    size_t length;   /* bytes, at most IO_BYTES_MAX */
     uint64_t offset; /* in fd */
     int result; /* set by io_list_run: 0 or -errno; a read past the end of the file is
                         -EIO, a short transfer is continued */
@@ -38,5 +40,8 @@ void io_list_add(io_list *list, io_op op);
 /* Runs all of the list in as few submissions as the ring's depth allows and waits for
  * all of it. Sets every op's result. */
 void io_list_run(io_list *list);
+
+/* After a run: the error of the first op that failed, or 0. */
+int io_list_error(const io_list *list);
 
 #endif

@@ -2,8 +2,11 @@
  * disk-write.c: the requests that change a disk. Each takes its range exclusively (W1),
  * hands the change to every replica in sync and leaves the consequences to disk-change.c.
  *
- * Writes in place and flushes go to all replicas in one submission. Write-zeroes and discard take the
- * replicas one after the other: they mostly touch metadata, and are rare.
+ * A write is prepared on all replicas, in the order that all threads share (image.h), run in
+ * one submission, and finished on every replica that wants it, whatever became of the
+ * others. A flush takes as many rounds as the replica with the most steps; in each, all
+ * that are not done yet share a submission. Write-zeroes and discard take the replicas one
+ * after the other: they mostly touch metadata, and are rare.
  *
  * Flush covers the writes that were acknowledged before it began, as fsync does, and says
  * nothing of those that run beside it: it locks no range of the disk. Only a resize must
@@ -13,7 +16,7 @@
 #include <errno.h>
 
 /* What the replicas prepared, all at once. */
-static void run_change(disk_thread *thread, disk_change *change)
+static void run_write(disk_thread *thread, disk_change *change)
 {
     if (thread->list.count > 0)
         io_list_run(&thread->list);
@@ -22,6 +25,24 @@ static void run_change(disk_thread *thread, disk_change *change)
         if (op->result != 0 && change->results[op->owner] == 0)
             change->results[op->owner] = op->result;
     }
+}
+
+static void write_replicas(disk *d, disk_change *change, uint64_t offset, size_t length,
+                           const void *data)
+{
+    image_change *changes[VOTE_REPLICAS_MAX];
+    disk_thread *thread = disk_thread_get(0);
+    io_list_clear(&thread->list);
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(change->asked, i))
+            change->results[i] =
+                chain_prepare_write(d->replicas[i].chain, data, offset, length, i,
+                                    &thread->list, &changes[i]);
+    run_write(thread, change);
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(change->asked, i) && changes[i])
+            change->results[i] =
+                chain_finish_write(d->replicas[i].chain, changes[i], change->results[i]);
 }
 
 static int write_locked(disk *d, uint64_t offset, size_t length, const void *data)
@@ -34,14 +55,7 @@ static int write_locked(disk *d, uint64_t offset, size_t length, const void *dat
         return r;
     if (change.offset == offset && change.length == length)
         change.data = data;
-
-    disk_thread *thread = disk_thread_get(0);
-    io_list_clear(&thread->list);
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(change.asked, i))
-            change.results[i] = chain_prepare_write(d->replicas[i].chain, data, offset,
-                                                    length, i, &thread->list);
-    run_change(thread, &change);
+    write_replicas(d, &change, offset, length, data);
     return disk_change_finish(d, &change);
 }
 
@@ -106,6 +120,33 @@ int disk_discard(disk *d, uint64_t offset, uint64_t length)
     return clear_range(d, offset, length, "discard", chain_discard);
 }
 
+/* One step of every replica of `pending`. Returns those that want another. */
+static uint64_t flush_round(disk *d, disk_change *change, uint64_t pending,
+                            image_flush_state *flushes)
+{
+    uint64_t more = 0;
+    io_list *list = &disk_thread_get(0)->list;
+    io_list_clear(list);
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(pending, i))
+            continue;
+        int r = chain_flush_step(d->replicas[i].chain, &flushes[i], i, list);
+        if (r > 0)
+            more |= UINT64_C(1) << i;
+        else
+            change->results[i] = r;
+        flushes[i].result = 0;
+    }
+    if (list->count > 0)
+        io_list_run(list);
+    for (size_t k = 0; k < list->count; k++) {
+        const io_op *op = &list->ops[k];
+        if (op->result != 0 && flushes[op->owner].result == 0)
+            flushes[op->owner].result = op->result;
+    }
+    return more;
+}
+
 static int flush_locked(disk *d)
 {
     disk_change change;
@@ -113,13 +154,9 @@ static int flush_locked(disk *d)
     if (r < 0)
         return r;
     change.event = REPLICA_EVENT_FLUSH_FAILED;
-    disk_thread *thread = disk_thread_get(0);
-    io_list_clear(&thread->list);
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(change.asked, i))
-            change.results[i] =
-                chain_prepare_flush(d->replicas[i].chain, i, &thread->list);
-    run_change(thread, &change);
+    image_flush_state flushes[VOTE_REPLICAS_MAX] = {0};
+    for (uint64_t pending = change.asked; pending != 0;)
+        pending = flush_round(d, &change, pending, flushes);
     return disk_change_finish(d, &change);
 }
 

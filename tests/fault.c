@@ -2,6 +2,7 @@
 #include "tests/fault.h"
 #include "quorum/journal.h"
 #include <stdatomic.h>
+#include <sys/mman.h>
 
 #define FAULTS_MAX 16
 
@@ -12,6 +13,18 @@ static struct {
 } faults[FAULTS_MAX];
 static atomic_uint n_faults, n_hits, n_unsynced;
 static void (*_Atomic sync_hook)(void);
+
+static bool tracking;
+static atomic_uint n_open, n_finished;
+static struct {
+    const chain *chain;
+    unsigned rounds, done;
+} slow_flush;
+static struct {
+    unsigned owner, after;
+    int error;
+} bad_ops;
+static atomic_uint n_runs, n_run_ops;
 
 void fault_add(fault f)
 {
@@ -28,6 +41,50 @@ void fault_clear(void)
 {
     n_faults = 0;
     n_hits = 0;
+    tracking = false;
+    n_open = n_finished = 0;
+    slow_flush.chain = NULL;
+    bad_ops.error = 0;
+    n_runs = n_run_ops = 0;
+}
+
+void fault_track_changes(void)
+{
+    tracking = true;
+}
+
+unsigned fault_finished_changes(void)
+{
+    return n_finished;
+}
+
+unsigned fault_open_changes(void)
+{
+    return n_open;
+}
+
+void fault_flush_rounds(const chain *c, unsigned rounds)
+{
+    slow_flush.chain = c;
+    slow_flush.rounds = rounds;
+    slow_flush.done = 0;
+}
+
+void fault_ops(unsigned owner, int error, unsigned after)
+{
+    bad_ops.owner = owner;
+    bad_ops.error = error;
+    bad_ops.after = after;
+}
+
+unsigned fault_runs(void)
+{
+    return n_runs;
+}
+
+unsigned fault_run_ops(void)
+{
+    return n_run_ops;
 }
 
 void fault_on_sync(void (*hook)(void))
@@ -87,19 +144,51 @@ int __wrap_chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t lengt
     return f ? -f->error : __real_chain_prepare_read(c, buf, offset, length, owner, list);
 }
 
-int __real_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
-                               unsigned owner, io_list *list);
-int __wrap_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
-                               unsigned owner, io_list *list);
-int __wrap_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
-                               unsigned owner, io_list *list)
+/* What stands in for the driver's change while changes are tracked. */
+typedef struct tracked_change {
+    image_change *real;
+    uint64_t offset;
+    size_t length;
+} tracked_change;
+
+static image_change *track(image_change *real, uint64_t offset, size_t length)
 {
+    tracked_change *tracked = g_new(tracked_change, 1);
+    *tracked = (tracked_change){real, offset, length};
+    n_open++;
+    return (image_change *)tracked;
+}
+
+int __real_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
+                               unsigned owner, io_list *list, image_change **ret_change);
+int __wrap_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
+                               unsigned owner, io_list *list, image_change **ret_change);
+int __wrap_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
+                               unsigned owner, io_list *list, image_change **ret_change)
+{
+    *ret_change = NULL;
     const fault *f = strike(c, FAULT_WRITE, offset, length);
-    if (!f)
-        return __real_chain_prepare_write(c, buf, offset, length, owner, list);
-    if (f->torn)
+    if (f && f->torn)
         chain_write(c, buf, offset, MIN(f->torn, length));
-    return -f->error;
+    if (f)
+        return -f->error;
+    int r = __real_chain_prepare_write(c, buf, offset, length, owner, list, ret_change);
+    if (r == 0 && tracking)
+        *ret_change = track(*ret_change, offset, length);
+    return r;
+}
+
+int __real_chain_finish_write(chain *c, image_change *change, int result);
+int __wrap_chain_finish_write(chain *c, image_change *change, int result);
+int __wrap_chain_finish_write(chain *c, image_change *change, int result)
+{
+    if (!tracking)
+        return __real_chain_finish_write(c, change, result);
+    g_autofree tracked_change *tracked = (tracked_change *)change;
+    n_open--;
+    n_finished++;
+    const fault *f = strike(c, FAULT_FINISH, tracked->offset, tracked->length);
+    return __real_chain_finish_write(c, tracked->real, f ? -f->error : result);
 }
 
 int __real_chain_write_zeroes(chain *c, uint64_t offset, uint64_t length);
@@ -127,12 +216,61 @@ int __wrap_chain_resize(chain *c, uint64_t size)
     return f ? -f->error : __real_chain_resize(c, size);
 }
 
-int __real_chain_prepare_flush(chain *c, unsigned owner, io_list *list);
-int __wrap_chain_prepare_flush(chain *c, unsigned owner, io_list *list);
-int __wrap_chain_prepare_flush(chain *c, unsigned owner, io_list *list)
+/* Any file will do for a round. Ends the flush if its op failed. */
+static int slow_round(unsigned owner, io_list *list, const image_flush_state *flush)
 {
-    const fault *f = strike(c, FAULT_FLUSH, 0, 0);
-    return f ? -f->error : __real_chain_prepare_flush(c, owner, list);
+    static int fd = -1;
+    if (slow_flush.done > 0 && flush->result != 0) {
+        slow_flush.done = 0;
+        return flush->result;
+    }
+    if (fd < 0)
+        fd = memfd_create("slow-flush", MFD_CLOEXEC);
+    slow_flush.done++;
+    io_list_add(list, (io_op){.fd = fd, .flush = true, .owner = owner});
+    return 1;
+}
+
+int __real_chain_flush_step(chain *c, image_flush_state *flush, unsigned owner,
+                            io_list *list);
+int __wrap_chain_flush_step(chain *c, image_flush_state *flush, unsigned owner,
+                            io_list *list);
+int __wrap_chain_flush_step(chain *c, image_flush_state *flush, unsigned owner,
+                            io_list *list)
+{
+    bool slow = slow_flush.chain == c;
+    bool first = flush->step == 0 && !(slow && slow_flush.done > 0);
+    const fault *f = first ? strike(c, FAULT_FLUSH, 0, 0) : NULL;
+    if (f)
+        return -f->error;
+    if (slow && slow_flush.done < slow_flush.rounds)
+        return slow_round(owner, list, flush);
+    return __real_chain_flush_step(c, flush, owner, list);
+}
+
+static bool changes_files(const io_list *list)
+{
+    for (size_t k = 0; k < list->count; k++)
+        if (list->ops[k].write || list->ops[k].flush)
+            return true;
+    return false;
+}
+
+void __real_io_list_run(io_list *list);
+void __wrap_io_list_run(io_list *list);
+void __wrap_io_list_run(io_list *list)
+{
+    __real_io_list_run(list);
+    if (!changes_files(list))
+        return;
+    n_runs++;
+    n_run_ops = (unsigned)list->count;
+    if (!bad_ops.error || bad_ops.after-- > 0)
+        return;
+    for (size_t k = 0; k < list->count; k++)
+        if (list->ops[k].owner == bad_ops.owner)
+            list->ops[k].result = -bad_ops.error;
+    bad_ops.error = 0;
 }
 
 int __real_journal_append(journal *j, const journal_record *record);

@@ -2,9 +2,9 @@
  * fault.h: replicas that fail, tear and recover on command. Only for faults that cannot
  * be had from a file system; where a truncated or corrupted file does, use that.
  *
- * A program that links fault.o is linked with --wrap for the chain_* functions below
- * and for the journal's (Makefile: FAULT_WRAP), so every call that the disk makes passes here first. Set faults
- * while no request is running.
+ * A program that links fault.o is linked with --wrap for the chain_* functions below, for
+ * io_list_run and for the journal's (Makefile: FAULT_WRAP), so every call that the disk
+ * makes passes here first. Set faults while no request is running.
  */
 #ifndef TESTS_FAULT_H
 #define TESTS_FAULT_H
@@ -14,10 +14,11 @@
 typedef enum fault_kind {
     FAULT_READ,   /* chain_prepare_read, chain_read */
     FAULT_WRITE,  /* chain_prepare_write */
+    FAULT_FINISH, /* chain_finish_write, as if the op had failed; with tracked changes */
     FAULT_CLEAR,  /* chain_write_zeroes, chain_discard */
     FAULT_RESIZE, /* chain_resize to another size; offset and length are ignored */
     FAULT_PROBE,  /* chain_resize to the present size, likewise */
-    FAULT_FLUSH,  /* chain_prepare_flush; offset and length are ignored */
+    FAULT_FLUSH,  /* the first chain_flush_step; offset and length are ignored */
 } fault_kind;
 
 typedef struct fault {
@@ -39,5 +40,20 @@ unsigned fault_unsynced_records(void);
 void fault_on_sync(void (*hook)(void));
 /* How often any fault struck since fault_clear. */
 unsigned fault_hits(void);
+
+/* All of this ends with fault_clear too. */
+
+/* Every write that is prepared has a change from now on, whatever the driver; how many were
+ * finished, and how many were not. */
+void fault_track_changes(void);
+unsigned fault_finished_changes(void);
+unsigned fault_open_changes(void);
+/* A flush of this chain takes so many rounds more, before its own. */
+void fault_flush_rounds(const chain *c, unsigned rounds);
+/* After so many runs of lists that write or flush, the ops of `owner` fail in the next. */
+void fault_ops(unsigned owner, int error, unsigned after);
+/* How many such runs there were, and how many ops the last one had. */
+unsigned fault_runs(void);
+unsigned fault_run_ops(void);
 
 #endif
