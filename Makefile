@@ -112,6 +112,21 @@ check-tsan:
 	$$(setarch -R true 2>/dev/null && echo setarch -R) \
 	    tests/run-tests $(TEST_SRC:tests/%.c=build-tsan/tests/%)
 
+# ---- Images made to hurt: libFuzzer, which is clang's (tests/fuzz/README.md) ---------
+# Seeds, corpus and what was found stay in build-fuzz.
+FUZZ_SECONDS ?= 60
+FUZZ = BUILD=build-fuzz CC=clang CFLAGS="-O1 -g" \
+       SANITIZE="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
+FUZZ_BIN  := $(BUILD)/tests/fuzz/fuzz-qcow2 $(BUILD)/tests/fuzz/fuzz-qcow1
+FUZZ_PART := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/fuzz/fuzz-%,$(wildcard tests/fuzz/*.c)))
+fuzz: deps-ci
+	$(MAKE) $(FUZZ) fuzz-targets
+	tests/fuzz/run $(FUZZ_SECONDS)
+fuzz-targets: $(FUZZ_BIN)
+$(BUILD)/tests/fuzz/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(FUZZ_PART) $(BUILD)/libquorumfs.a
+	$(call say,LD   $@)
+	$(Q)$(CC) $(CFLAGS_ALL) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+
 # ---- What Debian or Ubuntu lacks -----------------------------------------------------
 DEPS_BUILD := gcc libc6-dev pkg-config libfuse3-dev libqcow-dev libglib2.0-dev libssl-dev \
               liburing-dev libzstd-dev zlib1g-dev libjansson-dev
@@ -126,7 +141,7 @@ deps-ci:
 
 # ---- Static checks --------------------------------------------------------------------
 SOURCES    := $(wildcard formats/*.[ch] quorum/*.[ch] fuse/*.[ch] tests/*.[ch] bench/*.[ch] \
-                         tests/plain/*.[ch] tests/plain/criterion/*.h)
+                         tests/fuzz/*.[ch] tests/plain/*.[ch] tests/plain/criterion/*.h)
 format:
 	clang-format -i $(SOURCES)
 check-format:
@@ -157,6 +172,6 @@ uninstall:
 clean:
 	rm -rf build build-* quorumfs
 
-.PHONY: all force tests demo check bench check-sanitize check-asan check-tsan deps deps-ci \
+.PHONY: all force tests demo check bench fuzz fuzz-targets check-sanitize check-asan check-tsan deps deps-ci \
         format check-format check-cppcheck install uninstall clean
 .SECONDARY:
