@@ -25,7 +25,7 @@ LIB_OBJ    := $(LIB_SRC:%.c=$(BUILD)/%.o)
 MAIN_OBJ   := $(BUILD)/fuse/main.o
 TEST_SRC   := $(wildcard tests/test-*.c)
 TEST_BIN   := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
-TEST_LIB   := $(BUILD)/tests/support.o $(BUILD)/tests/runner.o $(TEST_PLAIN:%.c=$(BUILD)/%.o)
+TEST_LIB   := $(BUILD)/tests/support.o $(BUILD)/tests/qcow2-variants.o $(BUILD)/tests/runner.o $(TEST_PLAIN:%.c=$(BUILD)/%.o)
 TEST_LIBS  ?= -lcriterion
 E2E        := $(sort $(filter-out tests/e2e/lib.sh,$(wildcard tests/e2e/*.sh)))
 

@@ -14,12 +14,13 @@
 typedef image *qcow2_open_function(int fd, int data_fd, const qcow2_header *header,
                                    const char *filename, GError **error);
 
-static inline image *qcow2_open_with(qcow2_open_function *function, const char *path,
-                                     GError **error)
+/* `flags`: O_RDONLY or O_RDWR. */
+static inline image *qcow2_open_flags(qcow2_open_function *function, int flags,
+                                      const char *path, GError **error)
 {
     qcow2_header header;
     int data_fd = -1;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, flags | O_CLOEXEC);
     if (fd < 0 || !qcow2_header_read(fd, path, &header, error)) {
         if (fd >= 0)
             g_close(fd, NULL);
@@ -28,7 +29,7 @@ static inline image *qcow2_open_with(qcow2_open_function *function, const char *
     if (header.data_file) {
         g_autofree char *data_path =
             g_canonicalize_filename(header.data_file, support_dir());
-        data_fd = open(data_path, O_RDONLY | O_CLOEXEC);
+        data_fd = open(data_path, flags | O_CLOEXEC);
     }
     image *im = NULL;
     qcow2_check check;
@@ -43,6 +44,12 @@ static inline image *qcow2_open_with(qcow2_open_function *function, const char *
     }
     qcow2_header_clear(&header);
     return im;
+}
+
+static inline image *qcow2_open_with(qcow2_open_function *function, const char *path,
+                                     GError **error)
+{
+    return qcow2_open_flags(function, O_RDONLY, path, error);
 }
 
 #endif
