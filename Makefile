@@ -77,6 +77,13 @@ DISK_TESTS := $(filter $(BUILD)/tests/test-disk $(BUILD)/tests/test-disk-%,$(TES
 $(DISK_TESTS): LDFLAGS += $(FAULT_WRAP:%=-Wl,--wrap=%)
 $(DISK_TESTS): $(BUILD)/tests/disk-rig.o $(BUILD)/tests/fault.o
 
+# Tests beneath which host files crash and fail on command.
+CRASH_WRAP := file_read_full file_read_exact file_write_full file_sync file_punch \
+              file_allocate_zero file_zero file_resize io_list_run
+CRASH_TESTS := $(patsubst %,$(BUILD)/tests/test-%,crash-file)
+$(CRASH_TESTS): LDFLAGS += $(CRASH_WRAP:%=-Wl,--wrap=%)
+$(CRASH_TESTS): $(BUILD)/tests/crash-file.o
+
 tests: $(TEST_BIN)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
