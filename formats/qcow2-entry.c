@@ -15,7 +15,6 @@
  */
 #include "formats/qcow2-internal.h"
 
-#define FLAG_COPIED     ((uint64_t)1 << 63)
 #define FLAG_COMPRESSED ((uint64_t)1 << 62)
 #define FLAG_ZERO       ((uint64_t)1)
 #define L1_RESERVED     0x7f000000000001ffull
@@ -70,7 +69,7 @@ static const char *decode_compressed(const qcow2_layout *layout, uint64_t word,
 {
     if (layout->external)
         return "a compressed cluster in an image with a data file";
-    if (word & FLAG_COPIED)
+    if (word & QCOW2_FLAG_COPIED)
         return "the copied flag stands on a compressed cluster";
     if (bitmap)
         return "subcluster bits stand on a compressed cluster";
@@ -110,7 +109,7 @@ const char *qcow2_entry_decode(const qcow2_layout *layout, uint64_t guest, uint6
     *ret = (qcow2_entry){0};
     if (word & FLAG_COMPRESSED)
         return decode_compressed(layout, word, bitmap, ret);
-    bool copied = (word & FLAG_COPIED) != 0;
+    bool copied = (word & QCOW2_FLAG_COPIED) != 0;
     uint64_t host = word & QCOW2_OFFSET_MASK;
     if ((word & L2_RESERVED) || ((word & FLAG_ZERO) && layout->subclusters > 1))
         return "reserved bits are set";
@@ -120,6 +119,7 @@ const char *qcow2_entry_decode(const qcow2_layout *layout, uint64_t guest, uint6
         return "a data cluster is not aligned";
     ret->has_host = host != 0 || (copied && layout->external);
     ret->host_offset = host;
+    ret->copied = copied;
     if (copied && !ret->has_host)
         return "the copied flag stands without a cluster";
     if (ret->has_host && layout->external && host != guest)
@@ -127,4 +127,17 @@ const char *qcow2_entry_decode(const qcow2_layout *layout, uint64_t guest, uint6
     if (ret->has_host && host >= layout->data_size)
         return "a data cluster lies past the end of its file";
     return decode_subclusters(layout, word, bitmap, ret);
+}
+
+void qcow2_entry_encode(const qcow2_layout *layout, const qcow2_entry *entry,
+                        uint64_t *ret_word, uint64_t *ret_bitmap)
+{
+    uint64_t word = entry->has_host ? entry->host_offset : 0;
+    if (entry->has_host && entry->copied)
+        word |= QCOW2_FLAG_COPIED;
+    if (layout->subclusters == 1 && entry->zero)
+        word |= FLAG_ZERO;
+    *ret_word = word;
+    *ret_bitmap =
+        layout->subclusters == 1 ? 0 : (uint64_t)entry->zero << 32 | entry->alloc;
 }

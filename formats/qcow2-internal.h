@@ -3,13 +3,28 @@
  *
  *   qcow2-header.c    the header, its extensions and names         (pure)
  *   qcow2-entry.c     what one L1 or L2 entry means                (pure)
- *   qcow2-refword.c   what one entry of a refcount block means     (pure)
+ *   qcow2-refword.c   one entry of a refcount block                (pure)
  *   qcow2-ranges.c    where the tables of fixed place lie
  *   qcow2-check.c     the bounded walk over L1, L2 and refcount table at open
+ *   qcow2-slices.c    slices of tables in memory, clean and dirty
+ *   qcow2-map.c       guest offset -> entry, extent
  *   qcow2-cache.c     a bounded cache of equal blocks, loaded without a lock
- *   qcow2-map.c       guest offset -> extent
  *   qcow2-compress.c  one compressed cluster -> plain bytes
  *   qcow2.c           the driver
+ *
+ * and for writing
+ *
+ *   qcow2-overlap.c   which host clusters hold tables
+ *   qcow2-refcount.c  refcount table and blocks
+ *   qcow2-alloc.c     which cluster is given out, and the order in which all reaches disk
+ *   qcow2-flush.c     the steps of a flush in that order
+ *   qcow2-write.c     a guest's write
+ *   qcow2-fill.c      what such a write must copy besides
+ *   qcow2-zero.c      write-zeroes and discard
+ *   qcow2-resize.c    growing and shrinking
+ *   qcow2-update.c    fields of the header on disk
+ *   qcow2-bitmaps.c   bitmaps that are not kept current
+ *   qcow2-repair.c    refcounts after an unclean end
  */
 #ifndef FORMATS_QCOW2_INTERNAL_H
 #define FORMATS_QCOW2_INTERNAL_H
@@ -17,6 +32,7 @@
 #include "formats/qcow2.h"
 #include <endian.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <string.h>
 
 #define QCOW2_L1_BYTES_MAX             (32u << 20)
@@ -74,6 +90,7 @@ uint64_t qcow2_layout_l1_needed(const qcow2_layout *layout);
 /* One L2 entry. An image without subclusters has one subcluster per cluster. */
 typedef struct qcow2_entry {
     bool compressed;
+    bool copied;              /* the refcount of the host cluster is 1: write in place */
     bool has_host;            /* a host cluster belongs to it (also under zeroes) */
     uint64_t host_offset;     /* of the cluster, or of the first compressed byte */
     uint32_t compressed_size; /* bytes, up to the end of the last 512-byte sector */
@@ -86,6 +103,10 @@ typedef struct qcow2_entry {
  * that says what is wrong. `guest` is the guest offset of the cluster. */
 const char *qcow2_entry_decode(const qcow2_layout *layout, uint64_t guest, uint64_t word,
                                uint64_t bitmap, qcow2_entry *ret_entry);
+/* The other way, for entries that are not compressed. */
+void qcow2_entry_encode(const qcow2_layout *layout, const qcow2_entry *entry,
+                        uint64_t *ret_word, uint64_t *ret_bitmap);
+#define QCOW2_FLAG_COPIED ((uint64_t)1 << 63) /* of L1 and L2 entries */
 /* *ret_table = 0: no L2 table. */
 const char *qcow2_l1_decode(const qcow2_layout *layout, uint64_t word,
                             uint64_t *ret_table);
@@ -132,6 +153,50 @@ void qcow2_cache_put(qcow2_cache *cache, qcow2_block *block); /* none is allowed
 /* Forgets everything; blocks that are in use stay valid until they are put. */
 void qcow2_cache_clear(qcow2_cache *cache);
 
+/* What qcow2-slices.c keeps: pieces of tables, as on disk. */
+#define QCOW2_SLICE_BYTES_MAX 4096u
+typedef enum qcow2_slice_kind { QCOW2_SLICE_L2, QCOW2_SLICE_REFCOUNT } qcow2_slice_kind;
+typedef struct qcow2_slice {
+    uint64_t offset; /* in the image file */
+    struct qcow2_slice *next;
+    qcow2_slice_kind kind; /* of a dirty one */
+    bool dirty;
+    bool recent;
+    unsigned writing;
+    uint64_t table; /* of a dirty one: index in L1 or in the refcount table */
+    uint8_t bytes[] __attribute__((aligned(8)));
+} qcow2_slice;
+
+/* All of these: under the image's lock, but for qcow2_batch_write. */
+typedef struct qcow2_slices qcow2_slices;
+qcow2_slices *qcow2_slices_new(int fd, size_t slice_bytes, size_t max);
+void qcow2_slices_free(qcow2_slices *s); /* NULL is allowed */
+qcow2_slice *qcow2_slices_find(const qcow2_slices *s, uint64_t offset); /* NULL: absent */
+/* Loads what is absent, with the lock held. */
+int qcow2_slices_get(qcow2_slices *s, uint64_t offset, qcow2_slice **ret_slice);
+/* For loads without the lock: look at the generation, let the lock go, read, take the
+ * lock, fill. Does nothing if what was read may be old. */
+uint64_t qcow2_slices_generation(const qcow2_slices *s);
+void qcow2_slices_fill(qcow2_slices *s, uint64_t offset, const void *bytes,
+                       uint64_t generation);
+/* Somebody wrote this range of the file himself, or gave up its clusters. */
+void qcow2_slices_replaced(qcow2_slices *s, uint64_t offset, uint64_t length);
+/* The slice's bytes were changed. */
+void qcow2_slices_mark(qcow2_slices *s, qcow2_slice *slice, qcow2_slice_kind kind,
+                       uint64_t table);
+size_t qcow2_slices_dirty(const qcow2_slices *s); /* how many */
+
+/* Copies of dirty slices on their way to disk. Take them once, write, end. */
+typedef struct qcow2_batch qcow2_batch;
+typedef bool qcow2_batch_filter(const qcow2_slice *slice, const void *user);
+qcow2_batch *qcow2_batch_new(const qcow2_slices *s);
+void qcow2_batch_take(qcow2_batch *batch, qcow2_slices *s, qcow2_batch_filter *filter,
+                      const void *user);
+bool qcow2_batch_empty(const qcow2_batch *batch);
+int qcow2_batch_write(const qcow2_batch *batch, int fd);
+/* `stable`: it was written and synced; else all of it is dirty again. Frees the batch. */
+void qcow2_batch_end(qcow2_batch *batch, qcow2_slices *s, bool stable);
+
 /* Guest offset -> where its bytes are. */
 typedef struct qcow2_extent {
     image_extent_kind kind;
@@ -140,15 +205,40 @@ typedef struct qcow2_extent {
     uint32_t compressed_size; /* COMPRESSED */
 } qcow2_extent;
 
-typedef struct qcow2_map qcow2_map;
+typedef struct qcow2_overlap qcow2_overlap;
+
+/* L1, and L2 through slices. `lock` is the image's: it guards all tables, the sizes in
+ * `layout`, and everything of a writer that is not said to be otherwise. */
+typedef struct qcow2_map {
+    int fd;
+    qcow2_layout layout;
+    pthread_mutex_t lock;
+    qcow2_ranges ranges;
+    qcow2_overlap *overlap; /* a writer's; NULL: nobody writes */
+    uint64_t *l1;           /* host order */
+    uint64_t l1_entries;
+    uint32_t slice_bytes;
+    uint32_t slice_bits; /* log2 of the L2 entries of a slice */
+    qcow2_slices *slices;
+} qcow2_map;
+
 /* Borrows fd. The header must have passed qcow2_check_tables. */
 qcow2_map *qcow2_map_new(int fd, const qcow2_header *header, const qcow2_layout *layout,
                          const char *filename, GError **error);
 void qcow2_map_free(qcow2_map *map); /* NULL is allowed */
 /* The extent at `offset` (below the virtual size), at most `length` (not 0) bytes; it may
- * be shorter than what really is alike. -EIO: an entry is not valid. */
+ * be shorter than what really is alike. -EIO: an entry is not valid. Takes the lock. While
+ * the caller holds the range against changes, what it says stays true. */
 int qcow2_map_lookup(qcow2_map *map, uint64_t offset, uint64_t length,
                      qcow2_extent *ret_extent);
+/* Under the lock. The entry of the cluster at `guest`, checked; all zero without a table. */
+int qcow2_map_get(qcow2_map *map, uint64_t guest, qcow2_entry *ret_entry);
+/* Under the lock. Its L2 table must be there and be the active state's alone. */
+int qcow2_map_put(qcow2_map *map, uint64_t guest, const qcow2_entry *entry);
+static inline uint64_t qcow2_map_l1_index(const qcow2_map *map, uint64_t guest)
+{
+    return guest >> (map->layout.l2_bits + map->layout.cluster_bits);
+}
 
 /* Decompresses clusters of one image, a few of them cached. Any number of threads. */
 typedef struct qcow2_decoder qcow2_decoder;

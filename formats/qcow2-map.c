@@ -14,33 +14,24 @@
  *   compressed cluster is an extent of its own. Scanning ends after SLICES_PER_LOOKUP
  *   slices, so that a lookup of 2^60 bytes costs what a lookup of a megabyte does.
  *
- * Locks: L1 is only read after qcow2_map_new. The slices are the cache's, which reads
- * without a lock. A writer will change L1 and slices under the disk's range locks (W1)
- * and publish an L1 word in one store; nothing here remembers a word across two lookups.
+ * Locks: everything is under map.lock. A slice that is not cached is read without it, after
+ * which the lookup goes on from its L1 entry: a writer may have changed or moved the table.
+ * What is said to a caller stays true as long as he holds the range against changes, but
+ * for where the bytes are: a write to other sectors of a cluster may move it. The old place
+ * keeps its bytes for as long as anybody may read there (qcow2-alloc.c).
  */
 #include "formats/qcow2-internal.h"
 #include <errno.h>
 
-#define SLICE_BYTES_MAX   4096u
 #define CACHE_BYTES       (4u << 20)
 #define SLICES_PER_LOOKUP 64u
+#define NOT_CACHED        1
 
-struct qcow2_map {
-    int fd;
-    qcow2_layout layout;
-    qcow2_ranges ranges;
-    uint64_t *l1; /* host order */
-    uint64_t l1_entries;
-    uint32_t slice_bytes;
-    uint32_t slice_bits; /* log2 of the entries of a slice */
-    qcow2_cache *slices; /* key: host offset */
-};
-
-/* A lookup's position; holds at most one slice. */
+/* A lookup's position. */
 typedef struct cursor {
     qcow2_map *map;
-    uint64_t key;
-    qcow2_block slice;
+    uint64_t wanted; /* after NOT_CACHED: the slice to load */
+    uint64_t last;
     unsigned slices_left;
 } cursor;
 
@@ -65,9 +56,10 @@ qcow2_map *qcow2_map_new(int fd, const qcow2_header *header, const qcow2_layout 
     qcow2_map *map = g_new0(qcow2_map, 1);
     map->fd = fd;
     map->layout = *layout;
-    map->slice_bytes = (uint32_t)MIN(layout->cluster_size, SLICE_BYTES_MAX);
+    map->slice_bytes = (uint32_t)MIN(layout->cluster_size, QCOW2_SLICE_BYTES_MAX);
     map->slice_bits = (uint32_t)__builtin_ctz(map->slice_bytes) - layout->entry_bits;
-    map->slices = qcow2_cache_new(map->slice_bytes, CACHE_BYTES / map->slice_bytes);
+    map->slices = qcow2_slices_new(fd, map->slice_bytes, CACHE_BYTES / map->slice_bytes);
+    pthread_mutex_init(&map->lock, NULL);
     if (load_l1(map, header, filename, error) &&
         qcow2_ranges_load(fd, header, layout, filename, &map->ranges, error))
         return map;
@@ -79,27 +71,11 @@ void qcow2_map_free(qcow2_map *map)
 {
     if (!map)
         return;
-    qcow2_cache_free(map->slices);
+    qcow2_slices_free(map->slices);
+    pthread_mutex_destroy(&map->lock);
     qcow2_ranges_clear(&map->ranges);
     g_free(map->l1);
     g_free(map);
-}
-
-static int load_slice(const void *user, uint64_t key, void *block)
-{
-    const qcow2_map *map = user;
-    return qcow2_words_read(map->fd, key, block, map->slice_bytes / 8);
-}
-
-static int enter_slice(cursor *c, uint64_t key)
-{
-    if (c->slice.data && c->key == key)
-        return 0;
-    qcow2_cache_put(c->map->slices, &c->slice);
-    int result = qcow2_cache_get(c->map->slices, key, load_slice, c->map, &c->slice);
-    c->key = key;
-    c->slices_left -= c->slices_left > 0;
-    return result;
 }
 
 /* The end of the run of L1 entries without a table that starts at `index`. */
@@ -113,23 +89,80 @@ static uint64_t l1_hole_end(const qcow2_map *map, uint64_t index, uint64_t guest
     return index << bits;
 }
 
-/* The L2 entry of the cluster at `guest`, through the cursor's slice. */
-static int read_entry(cursor *c, uint64_t table, uint64_t guest, qcow2_entry *ret)
+/* Where the L2 entry of the cluster at `guest` is: in which slice, and where in it. */
+static uint64_t locate(const qcow2_map *map, uint64_t table, uint64_t guest,
+                       size_t *ret_at)
 {
-    const qcow2_map *map = c->map;
     const qcow2_layout *layout = &map->layout;
     uint64_t index =
         guest >> layout->cluster_bits & (((uint64_t)1 << layout->l2_bits) - 1);
-    uint64_t slice = index >> map->slice_bits;
-    int result = enter_slice(c, table + slice * map->slice_bytes);
-    if (result < 0)
-        return result;
-    const uint64_t *words = c->slice.data;
-    uint64_t at = (index & (((uint64_t)1 << map->slice_bits) - 1))
-                  << (layout->entry_bits - 3);
-    uint64_t bitmap = layout->entry_bits == 4 ? words[at + 1] : 0;
-    if (qcow2_entry_decode(layout, guest, words[at], bitmap, ret))
+    *ret_at = (size_t)(index & (((uint64_t)1 << map->slice_bits) - 1))
+              << layout->entry_bits;
+    return table + (index >> map->slice_bits) * map->slice_bytes;
+}
+
+static int decode_at(const qcow2_map *map, const uint8_t *at, uint64_t guest,
+                     qcow2_entry *ret)
+{
+    uint64_t bitmap = map->layout.entry_bits == 4 ? qcow2_be64(at + 8) : 0;
+    return qcow2_entry_decode(&map->layout, guest, qcow2_be64(at), bitmap, ret) ? -EIO
+                                                                                : 0;
+}
+
+/* 0, -errno or NOT_CACHED. */
+static int read_entry(cursor *c, uint64_t table, uint64_t guest, qcow2_entry *ret)
+{
+    size_t at;
+    uint64_t key = locate(c->map, table, guest, &at);
+    const qcow2_slice *slice = qcow2_slices_find(c->map->slices, key);
+    if (key != c->last)
+        c->slices_left -= c->slices_left > 0;
+    c->last = key;
+    c->wanted = key;
+    return slice ? decode_at(c->map, slice->bytes + at, guest, ret) : NOT_CACHED;
+}
+
+/* *ret_table = 0: there is none. */
+static int find_table(const qcow2_map *map, uint64_t guest, uint64_t *ret_table)
+{
+    uint64_t index = qcow2_map_l1_index(map, guest);
+    *ret_table = 0;
+    if (index >= map->l1_entries)
         return -EIO;
+    return qcow2_l1_decode(&map->layout, map->l1[index], ret_table) ? -EIO : 0;
+}
+
+int qcow2_map_get(qcow2_map *map, uint64_t guest, qcow2_entry *ret_entry)
+{
+    uint64_t table;
+    size_t at;
+    qcow2_slice *slice;
+    *ret_entry = (qcow2_entry){0};
+    int error = find_table(map, guest, &table);
+    if (error || table == 0)
+        return error;
+    error = qcow2_slices_get(map->slices, locate(map, table, guest, &at), &slice);
+    return error ? error : decode_at(map, slice->bytes + at, guest, ret_entry);
+}
+
+int qcow2_map_put(qcow2_map *map, uint64_t guest, const qcow2_entry *entry)
+{
+    uint64_t table, word, bitmap;
+    size_t at;
+    qcow2_slice *slice;
+    int error = find_table(map, guest, &table);
+    if (error || table == 0)
+        return -EIO;
+    error = qcow2_slices_get(map->slices, locate(map, table, guest, &at), &slice);
+    if (error)
+        return error;
+    qcow2_entry_encode(&map->layout, entry, &word, &bitmap);
+    word = htobe64(word);
+    bitmap = htobe64(bitmap);
+    memcpy(slice->bytes + at, &word, sizeof word);
+    if (map->layout.entry_bits == 4)
+        memcpy(slice->bytes + at + 8, &bitmap, sizeof bitmap);
+    qcow2_slices_mark(map->slices, slice, QCOW2_SLICE_L2, qcow2_map_l1_index(map, guest));
     return 0;
 }
 
@@ -179,18 +212,19 @@ static int run_at(cursor *c, uint64_t offset, uint64_t end, qcow2_extent *ret)
 {
     const qcow2_map *map = c->map;
     const qcow2_layout *layout = &map->layout;
-    uint64_t index = offset >> (layout->l2_bits + layout->cluster_bits);
-    uint64_t table = 0;
+    uint64_t table;
     qcow2_entry entry;
-    if (qcow2_l1_decode(layout, map->l1[index], &table))
-        return -EIO;
+    int result = find_table(map, offset, &table);
+    if (result < 0)
+        return result;
     if (table == 0) {
-        *ret = (qcow2_extent){.kind = IMAGE_EXTENT_UNALLOCATED,
-                              .length = l1_hole_end(map, index, end) - offset};
+        uint64_t hole_end = l1_hole_end(map, qcow2_map_l1_index(map, offset), end);
+        *ret =
+            (qcow2_extent){.kind = IMAGE_EXTENT_UNALLOCATED, .length = hole_end - offset};
         return 0;
     }
-    int result = read_entry(c, table, offset & ~(layout->cluster_size - 1), &entry);
-    if (result < 0)
+    result = read_entry(c, table, offset & ~(layout->cluster_size - 1), &entry);
+    if (result != 0)
         return result;
     entry_run(layout, &entry, offset, ret);
     bool has_bytes =
@@ -218,24 +252,50 @@ static void clip_to_file(const qcow2_layout *layout, qcow2_extent *extent)
         extent->length = MIN(extent->length, layout->data_size - extent->host_offset);
 }
 
+/* Without the lock meanwhile. */
+static int load_wanted(cursor *c)
+{
+    uint8_t bytes[QCOW2_SLICE_BYTES_MAX];
+    qcow2_map *map = c->map;
+    uint64_t generation = qcow2_slices_generation(map->slices);
+    pthread_mutex_unlock(&map->lock);
+    int error = file_read_exact(map->fd, bytes, map->slice_bytes, c->wanted);
+    pthread_mutex_lock(&map->lock);
+    if (!error)
+        qcow2_slices_fill(map->slices, c->wanted, bytes, generation);
+    return error;
+}
+
+static int run_loaded(cursor *c, uint64_t offset, uint64_t end, qcow2_extent *ret)
+{
+    int result;
+    while ((result = run_at(c, offset, end, ret)) == NOT_CACHED) {
+        result = load_wanted(c);
+        if (result < 0)
+            break;
+    }
+    return result;
+}
+
 int qcow2_map_lookup(qcow2_map *map, uint64_t offset, uint64_t length,
                      qcow2_extent *ret_extent)
 {
     cursor c = {.map = map, .slices_left = SLICES_PER_LOOKUP};
     qcow2_extent extent, next;
-    int result = run_at(&c, offset, offset + length, &extent);
+    pthread_mutex_lock(&map->lock);
+    int result = run_loaded(&c, offset, offset + length, &extent);
     while (result == 0 && extent.length < length && c.slices_left > 0) {
         /* An error further on is told to whoever asks for that offset. */
-        if (run_at(&c, offset + extent.length, offset + length, &next) < 0 ||
+        if (run_loaded(&c, offset + extent.length, offset + length, &next) < 0 ||
             !continues(&extent, &next))
             break;
         extent.length += next.length;
     }
-    qcow2_cache_put(map->slices, &c.slice);
-    if (result < 0)
-        return result;
-    extent.length = MIN(extent.length, length);
-    clip_to_file(&map->layout, &extent);
-    *ret_extent = extent;
-    return 0;
+    if (result == 0) {
+        extent.length = MIN(extent.length, length);
+        clip_to_file(&map->layout, &extent);
+        *ret_extent = extent;
+    }
+    pthread_mutex_unlock(&map->lock);
+    return result;
 }
