@@ -216,14 +216,10 @@ int __wrap_chain_resize(chain *c, uint64_t size)
     return f ? -f->error : __real_chain_resize(c, size);
 }
 
-/* Any file will do for a round. Ends the flush if its op failed. */
-static int slow_round(unsigned owner, io_list *list, const image_flush_state *flush)
+/* Any file will do for a round. */
+static int slow_round(unsigned owner, io_list *list)
 {
     static int fd = -1;
-    if (slow_flush.done > 0 && flush->result != 0) {
-        slow_flush.done = 0;
-        return flush->result;
-    }
     if (fd < 0)
         fd = memfd_create("slow-flush", MFD_CLOEXEC);
     slow_flush.done++;
@@ -239,12 +235,15 @@ int __wrap_chain_flush_step(chain *c, image_flush_state *flush, unsigned owner,
                             io_list *list)
 {
     bool slow = slow_flush.chain == c;
-    bool first = flush->step == 0 && !(slow && slow_flush.done > 0);
+    bool in_slow_round = slow && flush->step == 0 && slow_flush.done > 0;
+    bool first = flush->step == 0 && !in_slow_round;
     const fault *f = first ? strike(c, FAULT_FLUSH, 0, 0) : NULL;
     if (f)
         return -f->error;
+    if (in_slow_round && flush->result != 0)
+        return flush->result;
     if (slow && slow_flush.done < slow_flush.rounds)
-        return slow_round(owner, list, flush);
+        return slow_round(owner, list);
     return __real_chain_flush_step(c, flush, owner, list);
 }
 
