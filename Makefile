@@ -84,6 +84,11 @@ CRASH_TESTS := $(patsubst %,$(BUILD)/tests/test-%,crash-file)
 $(CRASH_TESTS): LDFLAGS += $(CRASH_WRAP:%=-Wl,--wrap=%)
 $(CRASH_TESTS): $(BUILD)/tests/crash-file.o
 
+# Tests of writers of host files, which count, fail or cut off what file.h does.
+FILE_WRAP  := file_write_full file_sync
+FILE_TESTS := $(filter $(BUILD)/tests/test-qcow2-update,$(TEST_BIN))
+$(FILE_TESTS): LDFLAGS += $(FILE_WRAP:%=-Wl,--wrap=%)
+
 tests: $(TEST_BIN)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

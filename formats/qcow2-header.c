@@ -28,14 +28,16 @@
 #define BACKING_FORMAT_MAX 15u
 #define DATA_FILE_NAME_MAX 4095u
 #define FEATURE_ENTRY      48u
-
-#define AUTOCLEAR_DATA_FILE_RAW 2u
+#define BITMAPS_LENGTH     24u
+#define BITMAPS_MAX        65535u
+#define DIRECTORY_MAX      (64u << 20)
 
 enum {
     EXT_END = 0,
     EXT_BACKING_FORMAT = (int)0xe2792acau,
     EXT_FEATURE_NAMES = 0x6803f857,
     EXT_DATA_FILE = 0x44415441,
+    EXT_BITMAPS = 0x23852875,
 };
 
 typedef struct parser {
@@ -298,15 +300,46 @@ static bool take_text(const parser *p, const char *what, const uint8_t *text,
     return true;
 }
 
+/* qcow2: Bitmaps extension. What is not valid is left out of the result. */
+static void take_bitmaps(const parser *p, const extension *ext)
+{
+    qcow2_header *h = p->header;
+    if (!(h->autoclear & QCOW2_AUTOCLEAR_BITMAPS) || ext->length != BITMAPS_LENGTH)
+        return;
+    uint32_t count = qcow2_be32(ext->data), reserved = qcow2_be32(ext->data + 4);
+    uint64_t size = qcow2_be64(ext->data + 8), offset = qcow2_be64(ext->data + 16);
+    if (count == 0 || count > BITMAPS_MAX || reserved != 0)
+        return;
+    if (size == 0 || size > DIRECTORY_MAX || offset < cluster_size(p) ||
+        offset % cluster_size(p) != 0 || offset > p->file_size ||
+        size > p->file_size - offset)
+        return;
+    h->bitmap_count = count;
+    h->bitmap_directory_size = size;
+    h->bitmap_directory_offset = offset;
+}
+
+static void forget_bitmaps(qcow2_header *h)
+{
+    h->bitmap_count = 0;
+    h->bitmap_directory_size = h->bitmap_directory_offset = 0;
+}
+
 /* qcow2: Header extensions. Each type stands at most once; unknown ones are skipped. */
 static bool read_extensions(const parser *p)
 {
     qcow2_header *h = p->header;
-    bool seen_format = false, seen_data_file = false;
+    bool seen_format = false, seen_data_file = false, seen_bitmaps = false;
     extension ext;
     size_t at = h->header_length;
     int more;
     while ((more = next_extension(p, &at, &ext)) > 0) {
+        if (ext.type == EXT_BITMAPS) {
+            take_bitmaps(p, &ext);
+            if (seen_bitmaps)
+                forget_bitmaps(h);
+            seen_bitmaps = true;
+        }
         bool *seen = ext.type == (uint32_t)EXT_BACKING_FORMAT ? &seen_format
                      : ext.type == (uint32_t)EXT_DATA_FILE    ? &seen_data_file
                                                               : NULL;
@@ -357,7 +390,7 @@ static bool parse(parser *p)
         return fail(p, INVALID, "extended L2 entries with cluster_bits %u, less than %u",
                     h->cluster_bits, EXTL2_BITS_MIN);
     h->data_file_raw = (h->incompatible & QCOW2_INCOMPAT_DATA_FILE) &&
-                       (h->autoclear & AUTOCLEAR_DATA_FILE_RAW);
+                       (h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
     return check_compression(p) && check_crypt(p) && check_l1(p) && check_refcounts(p) &&
            check_snapshots(p) && read_backing_name(p) && read_extensions(p);
 }

@@ -18,6 +18,11 @@ enum {
     QCOW2_INCOMPAT_EXTL2 = 1u << 4,
 };
 
+enum {
+    QCOW2_AUTOCLEAR_BITMAPS = 1u << 0,
+    QCOW2_AUTOCLEAR_DATA_FILE_RAW = 1u << 1,
+};
+
 typedef enum qcow2_compression {
     QCOW2_COMPRESSION_ZLIB = 0,
     QCOW2_COMPRESSION_ZSTD = 1,
@@ -44,6 +49,11 @@ typedef struct qcow2_header {
     char *backing_format; /* NULL: no such extension */
     char *data_file;      /* NULL: none, or the name is missing */
     bool data_file_raw;   /* autoclear bit 1: the data file is a raw image of the disk */
+    /* All 0 without the bitmaps extension, with its autoclear bit clear, and if what it
+     * says is not valid: bitmaps are no reason not to read an image. */
+    uint32_t bitmap_count;
+    uint64_t bitmap_directory_offset;
+    uint64_t bitmap_directory_size;
 } qcow2_header;
 
 /* How many bytes of the file's start qcow2_header_parse wants to see: header, extensions

@@ -117,8 +117,18 @@ uint64_t qcow2_refword_get(const uint8_t *block, uint64_t index, unsigned order)
 void qcow2_refword_set(uint8_t *block, uint64_t index, unsigned order, uint64_t value);
 uint64_t qcow2_refword_max(unsigned order);
 
+/* Fields of the header on disk. Each change is one write of the first 512 bytes and
+ * a file_sync, so that a crash leaves the old fields or the new ones; the caller has synced
+ * what the new values point to. 0 or -errno; -EIO: the file does not start with a qcow2
+ * header; -ENOTSUP: a version 2 image has no feature bits to be set. */
+int qcow2_update_incompatible(int fd, uint64_t set, uint64_t clear);
+int qcow2_update_autoclear(int fd, uint64_t clear);
+int qcow2_update_size(int fd, uint64_t size);
+int qcow2_update_l1(int fd, uint64_t size, uint32_t l1_entries, uint64_t l1_offset);
+int qcow2_update_refcount_table(int fd, uint64_t offset, uint32_t clusters);
+
 /* The tables that lie at one place: header, active L1, refcount table, snapshot table,
- * the snapshots' L1 tables. Whole clusters, sorted, disjoint. */
+ * the snapshots' L1 tables, bitmap directory. Whole clusters, sorted, disjoint. */
 typedef struct qcow2_range {
     uint64_t start, end;
     const char *what; /* static, for messages */
@@ -133,6 +143,24 @@ bool qcow2_ranges_load(int fd, const qcow2_header *header, const qcow2_layout *l
 void qcow2_ranges_clear(qcow2_ranges *ranges);
 /* What lies anywhere in [start, end), or NULL. */
 const char *qcow2_ranges_hit(const qcow2_ranges *ranges, uint64_t start, uint64_t end);
+/* Whether the bitmap directory is among them. Where it overlaps another table it is not:
+ * no reader needs it, so a bad one keeps nobody from reading. */
+bool qcow2_ranges_has_bitmaps(const qcow2_ranges *ranges, const qcow2_header *header);
+
+/* Told of references: host clusters [first, first + count) are referred to `times` times. */
+typedef void qcow2_reference_visit(void *user, uint64_t first, uint64_t count,
+                                   uint64_t times);
+
+/* Marks every bitmap as in use, durably: what it says of the disk is not kept current from
+ * now on, while its clusters and the directory stay well-formed. If the directory is not
+ * valid, the autoclear bit is cleared instead. Nothing to do if that bit is clear. Bounded
+ * (O3). 0 or -errno. */
+int qcow2_bitmaps_disown(int fd, const qcow2_header *header, const qcow2_layout *layout);
+/* Visits the clusters of each bitmap and of its table; the directory is one of the ranges.
+ * *budget is what may be read, in bytes, and is lowered by what was. -EINVAL: directory,
+ * table or entry are not valid; -E2BIG: the budget did not suffice; or another -errno. */
+int qcow2_bitmaps_walk(int fd, const qcow2_header *header, const qcow2_layout *layout,
+                       uint64_t *budget, qcow2_reference_visit *visit, void *user);
 
 /* A bounded cache of blocks of one size. Any number of threads. */
 typedef struct qcow2_cache qcow2_cache;

@@ -5,7 +5,8 @@
  * Invariants
  * - The ranges are whole clusters, sorted by offset, and no two of them overlap: an image
  *   whose tables do is refused here. qcow2_ranges_hit therefore needs one binary search.
- * - At most 4 + QCOW2_SNAPSHOTS_MAX ranges. The snapshot table is walked entry by entry,
+ *   The bitmap directory alone gives way: it is left out where it overlaps.
+ * - At most 5 + QCOW2_SNAPSHOTS_MAX ranges. The snapshot table is walked entry by entry,
  *   never held, and is at most SNAPSHOT_TABLE_MAX bytes long.
  *
  * The active L2 tables and the refcount blocks, of which there may be millions, are
@@ -17,6 +18,8 @@
 
 #define SNAPSHOT_TABLE_MAX (64u << 20)
 #define SNAPSHOT_EXTRA_MAX 1024u
+
+static const char bitmap_directory[] = "the bitmap directory";
 
 typedef struct loader {
     int fd;
@@ -107,19 +110,41 @@ static bool sort_ranges(const loader *l)
     return true;
 }
 
+/* Into its place among the sorted ones, if nothing else lies there. */
+static void insert_bitmaps(const loader *l)
+{
+    qcow2_ranges *ranges = l->ranges;
+    const qcow2_header *header = l->header;
+    add_range(l, header->bitmap_directory_offset, header->bitmap_directory_size,
+              bitmap_directory);
+    size_t n = ranges->count - 1;
+    qcow2_range last = ranges->at[n];
+    if (last.what != bitmap_directory)
+        return;
+    ranges->count = n;
+    if (qcow2_ranges_hit(ranges, last.start, last.end))
+        return;
+    for (; n > 0 && ranges->at[n - 1].start > last.start; n--)
+        ranges->at[n] = ranges->at[n - 1];
+    ranges->at[n] = last;
+    ranges->count++;
+}
+
 bool qcow2_ranges_load(int fd, const qcow2_header *header, const qcow2_layout *layout,
                        const char *filename, qcow2_ranges *ret_ranges, GError **error)
 {
     ret_ranges->count = 0;
-    ret_ranges->at = g_new(qcow2_range, 4 + (size_t)header->snapshot_count);
+    ret_ranges->at = g_new(qcow2_range, 5 + (size_t)header->snapshot_count);
     loader l = {fd, header, layout, filename, ret_ranges, error};
     add_range(&l, 0, layout->cluster_size, "the header");
     add_range(&l, header->l1_offset, (uint64_t)header->l1_entries * 8, "the L1 table");
     add_range(&l, header->refcount_table_offset,
               (uint64_t)header->refcount_table_clusters << header->cluster_bits,
               "the refcount table");
-    if (walk_snapshots(&l) && sort_ranges(&l))
+    if (walk_snapshots(&l) && sort_ranges(&l)) {
+        insert_bitmaps(&l);
         return true;
+    }
     qcow2_ranges_clear(ret_ranges);
     return false;
 }
@@ -143,4 +168,11 @@ const char *qcow2_ranges_hit(const qcow2_ranges *ranges, uint64_t start, uint64_
     if (low < ranges->count && ranges->at[low].start < end)
         return ranges->at[low].what;
     return NULL;
+}
+
+bool qcow2_ranges_has_bitmaps(const qcow2_ranges *ranges, const qcow2_header *header)
+{
+    uint64_t start = header->bitmap_directory_offset;
+    return header->bitmap_directory_size &&
+           qcow2_ranges_hit(ranges, start, start + 1) == bitmap_directory;
 }
