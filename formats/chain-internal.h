@@ -22,6 +22,7 @@ typedef struct layer {
     qcow1_header qcow1;
     qcow2_header qcow2;
     const char *refusal; /* why libqcow must not read this layer; NULL: it may */
+    uint64_t allocated;  /* guest bytes that hold data, at open; UINT64_MAX: unknown */
     image *im;           /* maps the layer, and reads it unless it is encrypted */
 } layer;
 

@@ -25,6 +25,7 @@ static layer *layer_add(chain *c)
     layer *l = g_new0(layer, 1);
     l->fd = -1;
     l->data_fd = -1;
+    l->allocated = UINT64_MAX;
     c->layers[c->depth++] = l;
     return l;
 }
@@ -189,6 +190,8 @@ static bool load_qcow2(chain *c, layer *l, const path_policy *policy, GError **e
                             &c->check_budget, &check, error))
         return false;
     l->refusal = libqcow_refuses_qcow2(&l->qcow2, &check);
+    if (check.complete)
+        l->allocated = check.allocated_bytes;
     return true;
 }
 

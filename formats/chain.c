@@ -256,9 +256,28 @@ int chain_map(chain *c, uint64_t offset, uint64_t length, chain_extent *ret_exte
     return MIN(todo, 0);
 }
 
+static void refresh_file_info(layer *l)
+{
+    struct stat st;
+    if (fstat(l->fd, &st) < 0)
+        return;
+    if (!S_ISBLK(st.st_mode))
+        l->info.file_size = (uint64_t)st.st_size;
+    l->info.file_allocated = (uint64_t)st.st_blocks * 512;
+    if (l->data_fd >= 0 && fstat(l->data_fd, &st) == 0)
+        l->info.file_allocated += (uint64_t)st.st_blocks * 512;
+}
+
 bool chain_begin_writing(chain *c, GError **error)
 {
-    return !c->writable || image_begin_writing(c->layers[0]->im, error);
+    layer *top = c->layers[0];
+    if (!c->writable)
+        return true;
+    if (!image_begin_writing(top->im, error))
+        return false;
+    top->info.dirty = false;
+    refresh_file_info(top);
+    return true;
 }
 
 int chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
@@ -302,7 +321,7 @@ int chain_resize(chain *c, uint64_t size)
     if (!error) {
         __atomic_store_n(&c->size, size, __ATOMIC_RELAXED);
         c->layers[0]->info.size = size;
-        c->layers[0]->info.file_size = size;
+        refresh_file_info(c->layers[0]);
     }
     return error;
 }
@@ -315,6 +334,23 @@ int chain_flush(chain *c)
 int chain_flush_step(chain *c, image_flush_state *flush, unsigned owner, io_list *list)
 {
     return c->writable ? image_flush_step(c->layers[0]->im, flush, owner, list) : 0;
+}
+
+/* The layer's own map, what the open saw of it, or the space that its files take. */
+static uint64_t layer_allocated(const layer *l)
+{
+    uint64_t bytes = image_allocated(l->im);
+    if (bytes == UINT64_MAX)
+        bytes = l->allocated;
+    return bytes == UINT64_MAX ? l->info.file_allocated : bytes;
+}
+
+uint64_t chain_allocated(const chain *c)
+{
+    uint64_t sum = 0, size = chain_size(c);
+    for (unsigned i = 0; i < c->depth; i++)
+        sum += MIN(layer_allocated(c->layers[i]), size);
+    return MIN(sum, size);
 }
 
 uint64_t chain_size(const chain *c)

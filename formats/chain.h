@@ -50,10 +50,10 @@ typedef struct chain_layer {
     bool encrypted;
     bool extended_l2;
     bool lazy_refcounts;
-    bool dirty;
+    bool dirty; /* at open; false once chain_begin_writing has repaired it */
     uint32_t snapshot_count;
     uint32_t refcount_bits;
-    uint64_t file_size;      /* bytes */
+    uint64_t file_size;      /* bytes; this and the next at open, and after a resize */
     uint64_t file_allocated; /* st_blocks * 512 */
     uint64_t dev, ino;       /* identity (O2) */
 } chain_layer;
@@ -99,6 +99,10 @@ int chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t length,
 void chain_read_ahead(chain *c, void *buf, uint64_t offset, size_t length);
 /* As in image.h: memory that others can write to, and that is the faster for it. NULL: none. */
 uint8_t *chain_lend(chain *c, size_t length);
+
+/* Guest bytes that hold data, in all layers together, at most the size: what st_blocks
+ * tells of the disk. May lag behind; covered parts of lower layers count too. */
+uint64_t chain_allocated(const chain *c);
 
 int chain_map(chain *c, uint64_t offset, uint64_t length, chain_extent *ret_extent);
 

@@ -110,6 +110,16 @@ static int raw_flush_step(image *im, image_flush_state *flush, unsigned owner,
     return 1;
 }
 
+/* A device does not tell. */
+static uint64_t raw_allocated(image *im)
+{
+    const raw_image *raw = raw_of(im);
+    struct stat st;
+    if (raw->is_device || fstat(raw->fd, &st) < 0)
+        return UINT64_MAX;
+    return (uint64_t)st.st_blocks * 512;
+}
+
 static const image_driver file_driver = {
     .name = "raw",
     .close = raw_close,
@@ -120,6 +130,7 @@ static const image_driver file_driver = {
     .discard = raw_discard,
     .resize = raw_resize,
     .flush_step = raw_flush_step,
+    .allocated = raw_allocated,
 };
 
 /* Has no resize at all, so that a disk can tell before it resizes any replica. */
@@ -132,6 +143,7 @@ static const image_driver device_driver = {
     .write_zeroes = raw_write_zeroes,
     .discard = raw_discard,
     .flush_step = raw_flush_step,
+    .allocated = raw_allocated,
 };
 
 image *raw_open(int fd, const char *filename, bool writable, GError **error)

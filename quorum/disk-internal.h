@@ -33,7 +33,6 @@ typedef struct disk_replica {
     char *name;
     char *source;
     chain *chain;
-    uint64_t allocated; /* at open */
     atomic_uint_fast64_t read_errors, write_errors, latency_ns;
     /* Under state_lock: */
     replica_state state;

@@ -3,7 +3,9 @@
  *
  * A disk is writable only if every replica's top layer can be written. If one cannot,
  * those that were opened for writing are opened again for reading, so that their locks
- * and decoders are a reader's.
+ * and decoders are a reader's. No file is changed before everything else is known to be
+ * right (begin_writing); then the replicas are made ready one after the other, and if one
+ * cannot be, those before it keep their repaired tables, which say the same of the disk.
  */
 #include "quorum/disk-internal.h"
 #include <errno.h>
@@ -136,6 +138,7 @@ static chain *open_chain(const disk *d, const disk_options *options, unsigned i,
 /* Without this, every replica that can be written keeps a writer's lock for nothing. */
 static bool reopen_read_only(disk *d, const disk_options *options, GError **error)
 {
+    d->writable = false;
     for (unsigned i = 0; i < d->n; i++) {
         if (!chain_writable(d->replicas[i].chain))
             continue;
@@ -147,22 +150,29 @@ static bool reopen_read_only(disk *d, const disk_options *options, GError **erro
     return true;
 }
 
+/* Of the first replica that says one. */
+static void set_read_only_reason(disk *d, unsigned i, const char *reason)
+{
+    if (!d->read_only_reason)
+        d->read_only_reason =
+            g_strdup_printf("replica '%s': %s", d->replicas[i].name, reason);
+}
+
 static bool open_chains(disk *d, const disk_options *options, GError **error)
 {
-    d->writable = !options->read_only;
+    bool all_writable = true;
     for (unsigned i = 0; i < d->n; i++) {
         disk_replica *replica = &d->replicas[i];
         replica->chain = open_chain(d, options, i, !options->read_only, error);
         if (!replica->chain)
             return false;
-        if (!d->writable || chain_writable(replica->chain))
+        if (options->read_only || chain_writable(replica->chain))
             continue;
-        const char *reason = chain_read_only_reason(replica->chain);
-        d->read_only_reason = g_strdup_printf("replica '%s': %s", replica->name,
-                                              reason ? reason : "cannot be written");
-        d->writable = false;
+        set_read_only_reason(d, i, chain_read_only_reason(replica->chain));
+        all_writable = false;
     }
-    return d->writable || options->read_only || reopen_read_only(d, options, error);
+    d->writable = !options->read_only && all_writable;
+    return all_writable || reopen_read_only(d, options, error);
 }
 
 static bool check_chains(disk *d, GError **error)
@@ -188,12 +198,18 @@ static bool check_chains(disk *d, GError **error)
     return true;
 }
 
-static uint64_t chain_allocated(const chain *c)
+/* A replica that cannot be made ready, say because its refcounts are beyond repair, can be
+ * read all the same. */
+static bool begin_writing(disk *d, const disk_options *options, GError **error)
 {
-    uint64_t sum = 0;
-    for (unsigned k = 0; k < chain_depth(c); k++)
-        sum += chain_get_layer(c, k)->file_allocated;
-    return sum;
+    for (unsigned i = 0; d->writable && i < d->n; i++) {
+        g_autoptr(GError) refused = NULL;
+        if (chain_begin_writing(d->replicas[i].chain, &refused))
+            continue;
+        set_read_only_reason(d, i, refused->message);
+        return reopen_read_only(d, options, error) && check_chains(d, error);
+    }
+    return true;
 }
 
 static disk *disk_new(const disk_options *options, journal *records)
@@ -245,13 +261,11 @@ disk *disk_open(const disk_options *options, journal *records, GError **error)
         return NULL;
     disk *d = disk_new(options, records);
     d->policy = make_policy(options, error);
-    if (!d->policy || !open_chains(d, options, error) || !check_chains(d, error)) {
-        disk_free(d);
-        return NULL;
-    }
-    for (unsigned i = 0; i < d->n; i++)
-        d->replicas[i].allocated = chain_allocated(d->replicas[i].chain);
-    return d;
+    if (d->policy && open_chains(d, options, error) && check_chains(d, error) &&
+        begin_writing(d, options, error))
+        return d;
+    disk_free(d);
+    return NULL;
 }
 
 int disk_close(disk *d)

@@ -4,7 +4,6 @@
 #include "quorum/disk.h"
 #include "quorum/disk-internal.h"
 #include <errno.h>
-#include <sys/stat.h>
 
 const char *disk_name(const disk *d)
 {
@@ -173,22 +172,10 @@ int disk_map(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
     return r;
 }
 
-/* Only top layers grow. Their files are looked at again by name; if another file bears
- * the name now, the figure of the opening stands. */
-static uint64_t replica_allocated(const disk *d, const disk_replica *replica)
-{
-    const chain_layer *top = chain_get_layer(replica->chain, 0);
-    struct stat st;
-    if (!d->writable || stat(top->filename, &st) < 0 || st.st_dev != top->dev ||
-        st.st_ino != top->ino)
-        return replica->allocated;
-    return replica->allocated - top->file_allocated + (uint64_t)st.st_blocks * 512;
-}
-
 uint64_t disk_allocated(disk *d)
 {
     uint64_t largest = 0;
     for (unsigned i = 0; i < d->n; i++)
-        largest = MAX(largest, replica_allocated(d, &d->replicas[i]));
+        largest = MAX(largest, chain_allocated(d->replicas[i].chain));
     return largest;
 }

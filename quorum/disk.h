@@ -90,8 +90,8 @@ int disk_flush(disk *d);                 /* W4 */
  * further than `length`. */
 int disk_map(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
              uint64_t *ret_length);
-/* Bytes allocated, as the largest over the replicas (st_blocks). Computed once at open and
- * kept up by writes roughly: a display figure. */
+/* Bytes that hold data, as the largest of the replicas (chain_allocated), for st_blocks: a
+ * display figure. */
 uint64_t disk_allocated(disk *d);
 
 /* A replica's state. This version knows in-sync and failed: a replica that failed a write
