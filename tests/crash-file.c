@@ -471,15 +471,17 @@ int __wrap_file_sync(int fd)
     return error;
 }
 
+/* The ops of a list run at the same time: a flush covers none of the list's writes. */
 void __wrap_io_list_run(io_list *list)
 {
+    for (size_t i = 0; i < list->count; i++)
+        if (list->ops[i].flush)
+            list->ops[i].result = __wrap_file_sync(list->ops[i].fd);
     for (size_t i = 0; i < list->count; i++) {
         io_op *op = &list->ops[i];
-        if (op->flush)
-            op->result = __wrap_file_sync(op->fd);
-        else if (op->write)
+        if (op->write)
             op->result = __wrap_file_write_full(op->fd, op->buf, op->length, op->offset);
-        else
+        else if (!op->flush)
             op->result = __wrap_file_read_exact(op->fd, op->buf, op->length, op->offset);
     }
 }
