@@ -87,11 +87,13 @@ static void ring_drop(void)
 
 static void run_here(io_op *op, size_t done)
 {
+    if (op->flush) {
+        op->result = file_sync(op->fd);
+        return;
+    }
     uint8_t *buf = (uint8_t *)op->buf + done;
     size_t length = op->length - done;
-    if (op->flush)
-        op->result = file_sync(op->fd);
-    else if (op->write)
+    if (op->write)
         op->result = file_write_full(op->fd, buf, length, op->offset + done);
     else
         op->result = file_read_exact(op->fd, buf, length, op->offset + done);
