@@ -141,6 +141,10 @@ typedef struct qcow2_ranges {
 bool qcow2_ranges_load(int fd, const qcow2_header *header, const qcow2_layout *layout,
                        const char *filename, qcow2_ranges *ret_ranges, GError **error);
 void qcow2_ranges_clear(qcow2_ranges *ranges);
+/* A table moved. The range that starts at `old`, if there is one, goes; there is a new one at
+ * [start, start + bytes), whole clusters that no other range has. `what` is static. */
+void qcow2_ranges_replace(qcow2_ranges *ranges, uint64_t old, uint64_t start,
+                          uint64_t bytes, const char *what);
 /* What lies anywhere in [start, end), or NULL. */
 const char *qcow2_ranges_hit(const qcow2_ranges *ranges, uint64_t start, uint64_t end);
 /* Whether the bitmap directory is among them. Where it overlaps another table it is not:
@@ -212,7 +216,8 @@ void qcow2_slices_replaced(qcow2_slices *s, uint64_t offset, uint64_t length);
 /* The slice's bytes were changed. */
 void qcow2_slices_mark(qcow2_slices *s, qcow2_slice *slice, qcow2_slice_kind kind,
                        uint64_t table);
-size_t qcow2_slices_dirty(const qcow2_slices *s); /* how many */
+size_t qcow2_slices_dirty(const qcow2_slices *s);       /* how many */
+void qcow2_slices_set_max(qcow2_slices *s, size_t max); /* never lower than it was */
 
 /* Copies of dirty slices on their way to disk. Take them once, write, end. */
 typedef struct qcow2_batch qcow2_batch;

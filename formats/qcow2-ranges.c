@@ -149,6 +149,18 @@ bool qcow2_ranges_load(int fd, const qcow2_header *header, const qcow2_layout *l
     return false;
 }
 
+void qcow2_ranges_replace(qcow2_ranges *ranges, uint64_t old, uint64_t start,
+                          uint64_t bytes, const char *what)
+{
+    size_t i = 0;
+    while (i < ranges->count && ranges->at[i].start != old)
+        i++;
+    if (i == ranges->count) /* an image without a size had no L1 table */
+        ranges->at = g_renew(qcow2_range, ranges->at, ++ranges->count);
+    ranges->at[i] = (qcow2_range){start, start + bytes, what};
+    qsort(ranges->at, ranges->count, sizeof *ranges->at, compare_ranges);
+}
+
 void qcow2_ranges_clear(qcow2_ranges *ranges)
 {
     g_free(ranges->at);

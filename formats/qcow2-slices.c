@@ -163,6 +163,20 @@ size_t qcow2_slices_dirty(const qcow2_slices *s)
     return s->n_dirty;
 }
 
+void qcow2_slices_set_max(qcow2_slices *s, size_t max)
+{
+    g_autofree qcow2_slice **old = s->buckets;
+    s->max = MAX(s->max, max);
+    while (((size_t)1 << s->bucket_bits) < s->max)
+        s->bucket_bits++;
+    s->buckets = g_new0(qcow2_slice *, (size_t)1 << s->bucket_bits);
+    for (guint i = 0; i < s->all->len; i++) {
+        qcow2_slice *slice = s->all->pdata[i];
+        slice->next = *bucket_of(s, slice->offset);
+        *bucket_of(s, slice->offset) = slice;
+    }
+}
+
 /* ---- Batches -------------------------------------------------------------------------- */
 
 struct qcow2_batch {
@@ -208,8 +222,10 @@ void qcow2_batch_take(qcow2_batch *batch, qcow2_slices *s, qcow2_batch_filter *f
         slice->writing++;
         s->n_dirty--;
     }
+    if (batch->count == 0)
+        return;
     qsort(batch->slices, batch->count, sizeof(qcow2_slice *), compare_slices);
-    batch->copies = g_realloc(batch->copies, MAX(1, batch->count * batch->bytes));
+    batch->copies = g_realloc(batch->copies, batch->count * batch->bytes);
     for (size_t i = 0; i < batch->count; i++)
         memcpy(batch->copies + i * batch->bytes, batch->slices[i]->bytes, batch->bytes);
 }
