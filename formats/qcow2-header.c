@@ -411,6 +411,14 @@ bool qcow2_header_parse(const uint8_t *buf, size_t length, uint64_t file_size,
     return false;
 }
 
+void qcow2_header_copy(qcow2_header *to, const qcow2_header *from)
+{
+    *to = *from;
+    to->backing_file = g_strdup(from->backing_file);
+    to->backing_format = g_strdup(from->backing_format);
+    to->data_file = g_strdup(from->data_file);
+}
+
 void qcow2_header_clear(qcow2_header *header)
 {
     g_free(header->backing_file);

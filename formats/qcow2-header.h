@@ -69,6 +69,7 @@ typedef struct qcow2_header {
 bool qcow2_header_parse(const uint8_t *buf, size_t length, uint64_t file_size,
                         const char *filename, qcow2_header *ret_header, GError **error);
 void qcow2_header_clear(qcow2_header *header);
+void qcow2_header_copy(qcow2_header *to, const qcow2_header *from); /* clear it */
 
 /* Reads what is needed of fd and parses it. */
 bool qcow2_header_read(int fd, const char *filename, qcow2_header *ret_header,
