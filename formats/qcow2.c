@@ -1,16 +1,18 @@
 /*
- * qcow2.c: the native qcow2 driver: opens, and answers map() and read().
+ * qcow2.c: the native qcow2 driver: opens, and translates the driver's methods.
  *
  * Invariants
  * - Nothing is opened that qcow2_check_tables did not let through: the caller sees to it.
  * - map() gives plain data with the descriptor and offset to read it at, so that callers
  *   read it in their own way; only compressed clusters need read(). A cluster's tail that
  *   lay past the end of its file when it was opened is a zero extent.
- * - Without writes there is no state but the caches, which lock for themselves: read and
- *   map run on any number of threads.
+ * - Without a writer there is no state but the caches: read and map run on any number of
+ *   threads, and so they do beside a writer, which has one lock for all tables.
+ * - A compressed cluster is looked up and read under decode_lock: its place may be freed by
+ *   a write to another part of it.
  * - The descriptors belong to the image from the moment of the call, also on failure.
  */
-#include "formats/qcow2-internal.h"
+#include "formats/qcow2-writer.h"
 #include <errno.h>
 #include <unistd.h>
 
@@ -20,9 +22,15 @@ typedef struct qcow2_image {
     int data_fd; /* where data clusters lie: fd, or the data file's */
     bool encrypted;
     bool map_only;
-    qcow2_layout layout;
     qcow2_map *map;
     qcow2_decoder *decoder;
+    /* For writing. */
+    qcow2_header header;
+    qcow2_writer *writer; /* NULL: not begun */
+    qcow2_read_below *read_below;
+    void *below;
+    uint64_t below_size;
+    uint64_t allocated; /* at begin; UINT64_MAX: unknown */
 } qcow2_image;
 
 static qcow2_image *from_image(image *im)
@@ -33,8 +41,10 @@ static qcow2_image *from_image(image *im)
 static void qcow2_close(image *im)
 {
     qcow2_image *q = from_image(im);
+    qcow2_writer_free(q->writer);
     qcow2_decoder_free(q->decoder);
     qcow2_map_free(q->map);
+    qcow2_header_clear(&q->header);
     if (q->data_fd >= 0 && q->data_fd != q->fd)
         close(q->data_fd);
     close(q->fd);
@@ -52,13 +62,21 @@ static int read_extent(qcow2_image *q, const qcow2_extent *extent, void *buf,
     case IMAGE_EXTENT_COMPRESSED:
         return qcow2_decoder_read(q->decoder, extent->host_offset,
                                   extent->compressed_size, buf,
-                                  offset & (q->layout.cluster_size - 1), length);
+                                  offset & (q->map->layout.cluster_size - 1), length);
     case IMAGE_EXTENT_UNALLOCATED:
     case IMAGE_EXTENT_ZERO:
         memset(buf, 0, length);
         return 0;
     }
     return -EIO;
+}
+
+/* The extent at `offset`, read. */
+static int read_next(qcow2_image *q, void *buf, uint64_t offset, size_t length,
+                     qcow2_extent *extent)
+{
+    int result = qcow2_map_lookup(q->map, offset, length, extent);
+    return result < 0 ? result : read_extent(q, extent, buf, offset);
 }
 
 static int qcow2_read(image *im, void *buf, uint64_t offset, size_t length)
@@ -69,9 +87,11 @@ static int qcow2_read(image *im, void *buf, uint64_t offset, size_t length)
         return -ENOTSUP;
     while (length > 0) {
         qcow2_extent extent;
-        int result = qcow2_map_lookup(q->map, offset, length, &extent);
-        if (result == 0)
-            result = read_extent(q, &extent, at, offset);
+        if (q->writer)
+            pthread_rwlock_rdlock(&q->writer->decode_lock);
+        int result = read_next(q, at, offset, length, &extent);
+        if (q->writer)
+            pthread_rwlock_unlock(&q->writer->decode_lock);
         if (result < 0)
             return result;
         at += extent.length;
@@ -98,12 +118,120 @@ static int qcow2_image_map(image *im, uint64_t offset, uint64_t length,
     return 0;
 }
 
+/* ---- Writing ------------------------------------------------------------------------------ */
+
+static int qcow2_prepare_write(image *im, const void *buf, uint64_t offset, size_t length,
+                               unsigned owner, io_list *list, image_change **ret_change)
+{
+    return qcow2_write_prepare(from_image(im)->writer, buf, offset, length, owner, list,
+                               ret_change);
+}
+
+static int qcow2_finish_write(image *im, image_change *change, int result)
+{
+    return qcow2_write_finish(from_image(im)->writer, change, result);
+}
+
+static int qcow2_write_zeroes(image *im, uint64_t offset, uint64_t length)
+{
+    return qcow2_zero_range(from_image(im)->writer, offset, length, QCOW2_ZERO_KEEP);
+}
+
+static int qcow2_discard(image *im, uint64_t offset, uint64_t length)
+{
+    return qcow2_zero_range(from_image(im)->writer, offset, length, QCOW2_ZERO_DISCARD);
+}
+
+static int qcow2_resize_image(image *im, uint64_t size)
+{
+    return qcow2_resize(from_image(im)->writer, size);
+}
+
+static int qcow2_image_flush(image *im, image_flush_state *flush, unsigned owner,
+                             io_list *list)
+{
+    return qcow2_flush_step(from_image(im)->writer, flush, owner, list);
+}
+
+static uint64_t qcow2_allocated(image *im)
+{
+    const qcow2_image *q = from_image(im);
+    if (!q->writer || q->allocated == UINT64_MAX)
+        return q->allocated;
+    int_fast64_t bytes = (int_fast64_t)q->allocated + atomic_load(&q->writer->allocated);
+    return (uint64_t)MAX(bytes, 0);
+}
+
+static bool check_clean(const qcow2_image *q, GError **error)
+{
+    if (!(q->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+        return true;
+    return qcow2_fail(error, IMAGE_ERROR_UNSUPPORTED, q->base.filename,
+                      "its refcounts were not written at the end of its last use "
+                      "(qemu-img check -r all)");
+}
+
+static bool qcow2_begin_writing(image *im, GError **error)
+{
+    qcow2_image *q = from_image(im);
+    if (!check_clean(q, error))
+        return false;
+    q->writer =
+        qcow2_writer_new(q->map, q->fd, q->data_fd, &q->header, im->filename, error);
+    if (!q->writer)
+        return false;
+    q->writer->decoder = q->decoder;
+    q->writer->read_below = q->read_below;
+    q->writer->below = q->below;
+    q->writer->below_size = q->below_size;
+    return true;
+}
+
+void qcow2_set_backing(image *im, qcow2_read_below *read, void *opaque, uint64_t size)
+{
+    qcow2_image *q = from_image(im);
+    q->read_below = read;
+    q->below = opaque;
+    q->below_size = size;
+}
+
+void qcow2_set_allocated(image *im, uint64_t bytes)
+{
+    from_image(im)->allocated = bytes;
+}
+
+const char *qcow2_write_refusal(const qcow2_header *header)
+{
+    if (header->crypt_method != 0)
+        return "encrypted images are read-only (decrypt with qemu-img convert)";
+    if (header->incompatible & QCOW2_INCOMPAT_CORRUPT)
+        return "the image is marked corrupt (qemu-img check -r all)";
+    return NULL;
+}
+
 static const image_driver qcow2_driver = {
     .name = "qcow2",
     .close = qcow2_close,
     .read = qcow2_read,
     .map = qcow2_image_map,
 };
+
+static const image_driver qcow2_writable_driver = {
+    .name = "qcow2",
+    .close = qcow2_close,
+    .read = qcow2_read,
+    .map = qcow2_image_map,
+    .begin_writing = qcow2_begin_writing,
+    .prepare_write = qcow2_prepare_write,
+    .finish_write = qcow2_finish_write,
+    .write_zeroes = qcow2_write_zeroes,
+    .discard = qcow2_discard,
+    .resize = qcow2_resize_image,
+    .flush_step = qcow2_image_flush,
+    .allocated = qcow2_allocated,
+};
+
+/* ---- Opening ------------------------------------------------------------------------------ */
 
 static bool check_options(const qcow2_image *q, const qcow2_header *header, int data_fd,
                           GError **error)
@@ -122,9 +250,10 @@ static bool check_options(const qcow2_image *q, const qcow2_header *header, int 
     return true;
 }
 
-static bool open_tables(qcow2_image *q, const qcow2_header *header, GError **error)
+static bool open_tables(qcow2_image *q, GError **error)
 {
     const char *filename = q->base.filename;
+    qcow2_layout layout;
     uint64_t file_size = 0, data_size = 0;
     int result = file_get_size(q->fd, &file_size, NULL);
     if (result == 0)
@@ -132,27 +261,31 @@ static bool open_tables(qcow2_image *q, const qcow2_header *header, GError **err
     if (result < 0)
         return qcow2_fail(error, IMAGE_ERROR_IO, filename, "cannot stat: %s",
                           g_strerror(-result));
-    qcow2_layout_init(&q->layout, header, file_size, data_size);
-    q->map = qcow2_map_new(q->fd, header, &q->layout, filename, error);
+    qcow2_layout_init(&layout, &q->header, file_size, data_size);
+    q->map = qcow2_map_new(q->fd, &q->header, &layout, filename, error);
     if (!q->map)
         return false;
-    q->decoder = qcow2_decoder_new(q->fd, header->compression, header->cluster_bits);
+    q->decoder = qcow2_decoder_new(q->fd, q->header.compression, q->header.cluster_bits);
     return true;
 }
 
+typedef enum open_mode { OPEN_READ, OPEN_MAP_ONLY, OPEN_WRITE } open_mode;
+
 static image *open_image(int fd, int data_fd, const qcow2_header *header,
-                         const char *filename, bool map_only, GError **error)
+                         const char *filename, open_mode mode, GError **error)
 {
     qcow2_image *q = g_new0(qcow2_image, 1);
-    q->base.driver = &qcow2_driver;
+    q->base.driver = mode == OPEN_WRITE ? &qcow2_writable_driver : &qcow2_driver;
     q->base.filename = g_strdup(filename);
     q->base.size = header->size;
     q->base.read_only = true;
     q->fd = fd;
     q->data_fd = data_fd >= 0 ? data_fd : fd;
     q->encrypted = header->crypt_method != 0;
-    q->map_only = map_only;
-    if (check_options(q, header, data_fd, error) && open_tables(q, header, error))
+    q->map_only = mode == OPEN_MAP_ONLY;
+    q->allocated = UINT64_MAX;
+    qcow2_header_copy(&q->header, header);
+    if (check_options(q, header, data_fd, error) && open_tables(q, error))
         return &q->base;
     qcow2_close(&q->base);
     return NULL;
@@ -161,11 +294,17 @@ static image *open_image(int fd, int data_fd, const qcow2_header *header,
 image *qcow2_open(int fd, int data_fd, const qcow2_header *header, const char *filename,
                   GError **error)
 {
-    return open_image(fd, data_fd, header, filename, false, error);
+    return open_image(fd, data_fd, header, filename, OPEN_READ, error);
+}
+
+image *qcow2_open_writable(int fd, int data_fd, const qcow2_header *header,
+                           const char *filename, GError **error)
+{
+    return open_image(fd, data_fd, header, filename, OPEN_WRITE, error);
 }
 
 image *qcow2_open_mapper(int fd, int data_fd, const qcow2_header *header,
                          const char *filename, GError **error)
 {
-    return open_image(fd, data_fd, header, filename, true, error);
+    return open_image(fd, data_fd, header, filename, OPEN_MAP_ONLY, error);
 }

@@ -38,6 +38,25 @@ bool qcow2_check_tables(int fd, uint64_t data_size, const qcow2_header *header,
 image *qcow2_open(int fd, int data_fd, const qcow2_header *header, const char *filename,
                   GError **error);
 
+/* Why an image with this header is never written here, with a hint; NULL: it can be.
+ * Static. */
+const char *qcow2_write_refusal(const qcow2_header *header);
+
+/* The same for writing: both descriptors are open for reading and writing, and the header
+ * is not refused. Changes nothing before image_begin_writing; writes are -EROFS until then. */
+image *qcow2_open_writable(int fd, int data_fd, const qcow2_header *header,
+                           const char *filename, GError **error);
+
+/* Who is asked for what the image does not hold, where a write covers a cluster in part:
+ * reads `length` bytes of the disk below, which is `size` bytes long; zeroes past its end. To
+ * be called before image_begin_writing exactly if the image has a backing file. */
+typedef int qcow2_read_below(void *opaque, void *buf, uint64_t offset, size_t length);
+void qcow2_set_backing(image *im, qcow2_read_below *read, void *opaque, uint64_t size);
+
+/* How many guest bytes hold data (qcow2_check.allocated_bytes), from where image_allocated
+ * counts on. Before image_begin_writing; else it is not known. */
+void qcow2_set_allocated(image *im, uint64_t bytes);
+
 /* The same, for its map() only: AES images are taken too, read() is -ENOTSUP. */
 image *qcow2_open_mapper(int fd, int data_fd, const qcow2_header *header,
                          const char *filename, GError **error);
