@@ -174,3 +174,30 @@ int qcow2_bitmaps_walk(int fd, const qcow2_header *header, const qcow2_layout *l
         return 0;
     return walk_directory(fd, header, layout, visit_bitmap, &w);
 }
+
+static void pass_reference(void *user, uint64_t first, uint64_t count, uint64_t times)
+{
+    (void)user;
+    (void)first;
+    (void)count;
+    (void)times;
+}
+
+int qcow2_bitmaps_drop_invalid(int fd, qcow2_header *header, const qcow2_layout *layout,
+                               uint64_t budget)
+{
+    if (!(header->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+        return 0;
+    int result = check_place(fd, header, layout);
+    if (result == 0)
+        result = qcow2_bitmaps_walk(fd, header, layout, &budget, pass_reference, NULL);
+    if (result != -EINVAL)
+        return result;
+    result = qcow2_update_autoclear(fd, QCOW2_AUTOCLEAR_BITMAPS);
+    if (result < 0)
+        return result;
+    header->autoclear &= ~(uint64_t)QCOW2_AUTOCLEAR_BITMAPS;
+    header->bitmap_count = 0;
+    header->bitmap_directory_offset = header->bitmap_directory_size = 0;
+    return 0;
+}

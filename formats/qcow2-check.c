@@ -109,6 +109,11 @@ static void sort_words(uint64_t *words, size_t count, int shift)
     }
 }
 
+void qcow2_words_sort(uint64_t *words, size_t count)
+{
+    sort_words(words, count, 56);
+}
+
 static const char *table_name(uint64_t table)
 {
     return table & REFCOUNT_BLOCK ? "refcount block" : "L2 table";
@@ -172,7 +177,7 @@ static bool collect_refcount_blocks(checker *c)
 
 static bool sort_tables(checker *c)
 {
-    sort_words(c->tables, c->n_tables, 56);
+    qcow2_words_sort(c->tables, c->n_tables);
     for (size_t i = 1; i < c->n_tables; i++) {
         uint64_t before = c->tables[i - 1], here = c->tables[i];
         if (before >> 1 == here >> 1)

@@ -25,6 +25,8 @@
  *   qcow2-update.c    fields of the header on disk
  *   qcow2-bitmaps.c   bitmaps that are not kept current
  *   qcow2-repair.c    refcounts after an unclean end
+ *   qcow2-references.c  what they have to be
+ *   qcow2-copied.c    the flags in L1 and L2 that follow from them
  */
 #ifndef FORMATS_QCOW2_INTERNAL_H
 #define FORMATS_QCOW2_INTERNAL_H
@@ -66,6 +68,8 @@ bool qcow2_fail(GError **error, image_error code, const char *filename,
 
 /* Reads big-endian words of a table into host order. 0 or -errno. */
 int qcow2_words_read(int fd, uint64_t offset, uint64_t *words, size_t count);
+/* Ascending, in place; no input is slow. */
+void qcow2_words_sort(uint64_t *words, size_t count);
 
 /* The geometry that a checked header implies. */
 typedef struct qcow2_layout {
@@ -150,6 +154,13 @@ const char *qcow2_ranges_hit(const qcow2_ranges *ranges, uint64_t start, uint64_
 /* Whether the bitmap directory is among them. Where it overlaps another table it is not:
  * no reader needs it, so a bad one keeps nobody from reading. */
 bool qcow2_ranges_has_bitmaps(const qcow2_ranges *ranges, const qcow2_header *header);
+/* Visits each snapshot's L1 table, which lies in the file; *ret_bytes (may be NULL) is the
+ * length of the snapshot table. */
+typedef bool qcow2_snapshot_visit(void *user, uint64_t l1_offset, uint32_t l1_entries,
+                                  GError **error);
+bool qcow2_snapshots_walk(int fd, const qcow2_header *header, const qcow2_layout *layout,
+                          const char *filename, qcow2_snapshot_visit *visit, void *user,
+                          uint64_t *ret_bytes, GError **error);
 
 /* Told of references: host clusters [first, first + count) are referred to `times` times. */
 typedef void qcow2_reference_visit(void *user, uint64_t first, uint64_t count,
@@ -165,6 +176,54 @@ int qcow2_bitmaps_disown(int fd, const qcow2_header *header, const qcow2_layout 
  * table or entry are not valid; -E2BIG: the budget did not suffice; or another -errno. */
 int qcow2_bitmaps_walk(int fd, const qcow2_header *header, const qcow2_layout *layout,
                        uint64_t *budget, qcow2_reference_visit *visit, void *user);
+/* If any of that is not valid, nobody could count the clusters: gives the bitmaps up, on
+ * disk (autoclear bit) and in *header. 0 or -errno; -E2BIG as above. */
+int qcow2_bitmaps_drop_invalid(int fd, qcow2_header *header, const qcow2_layout *layout,
+                               uint64_t budget);
+
+/* Who refers to which host cluster. Zeroed: none. */
+typedef struct qcow2_references {
+    int fd;
+    const qcow2_header *header;
+    const qcow2_layout *layout;
+    const char *filename;
+    qcow2_ranges ranges;
+    uint64_t budget; /* bytes that may still be read */
+    uint64_t *tables;
+    size_t n_tables, tables_size;
+    uint64_t *piece;
+} qcow2_references;
+/* Reads all L1 tables. Borrows fd, header, layout and filename. Clear it also on failure. */
+bool qcow2_references_collect(qcow2_references *r, int fd, const qcow2_header *header,
+                              const qcow2_layout *layout, const char *filename,
+                              uint64_t budget, GError **error);
+void qcow2_references_clear(qcow2_references *r);
+/* Visits all references but those to the refcount table and its blocks. Fails at the first
+ * entry that is not valid. */
+bool qcow2_references_walk(qcow2_references *r, qcow2_reference_visit *visit, void *user,
+                           GError **error);
+/* The next L2 table, and how many L1 entries of all L1 tables refer to it. Start with *at = 0
+ * and go on while it is below n_tables. */
+uint64_t qcow2_references_table(const qcow2_references *r, size_t *at,
+                                uint64_t *ret_times);
+/* False with an error: the budget does not suffice. */
+bool qcow2_references_charge(qcow2_references *r, uint64_t bytes, GError **error);
+
+/* Makes the COPIED flags of the active L1 and L2 tables agree with counted refcounts.
+ * `counted` returns false for clusters that it does not know. */
+typedef bool qcow2_counted(const void *user, uint64_t cluster, bool *ret_one);
+bool qcow2_copied_correct(qcow2_references *references, qcow2_counted *counted,
+                          const void *user, GError **error);
+
+/* After an unclean end (dirty bit): computes every refcount from what refers to the
+ * clusters, corrects the refcount blocks and the COPIED flags of the active tables, creates
+ * blocks and a larger refcount table where they are missing, then clears the dirty bit.
+ * Durable when it returns. A crash or a failure leaves the image dirty, and such that it
+ * can be opened and repaired. Bitmaps that are not valid lose the autoclear bit. Memory
+ * (some 256 MiB) and time are bounded; an image that needs more, or whose tables contradict
+ * each other, is left to qemu-img. *header and *layout follow what changed. */
+bool qcow2_repair_refcounts(int fd, qcow2_header *header, qcow2_layout *layout,
+                            const char *filename, GError **error);
 
 /* A bounded cache of blocks of one size. Any number of threads. */
 typedef struct qcow2_cache qcow2_cache;

@@ -38,56 +38,94 @@ static void add_range(const loader *l, uint64_t offset, uint64_t bytes, const ch
     l->ranges->at[l->ranges->count++] = (qcow2_range){offset, end, what};
 }
 
-/* qcow2: Snapshots. Adds the snapshot's L1 table; *ret_length is the entry's length. */
-static bool take_snapshot(const loader *l, uint32_t index, const uint8_t *entry,
+/* A walk over the snapshot table. */
+typedef struct walker {
+    int fd;
+    const qcow2_header *header;
+    const qcow2_layout *layout;
+    const char *filename;
+    qcow2_snapshot_visit *visit;
+    void *user;
+    GError **error;
+} walker;
+
+/* qcow2: Snapshots. *ret_length is the entry's length. */
+static bool take_snapshot(const walker *w, uint32_t index, const uint8_t *entry,
                           uint64_t *ret_length)
 {
     uint64_t l1_offset = qcow2_be64(entry);
-    uint64_t l1_bytes = (uint64_t)qcow2_be32(entry + 8) * 8;
+    uint32_t l1_entries = qcow2_be32(entry + 8);
+    uint64_t l1_bytes = (uint64_t)l1_entries * 8;
     uint32_t names = qcow2_be32(entry + 12); /* two 16-bit lengths */
     uint32_t extra = qcow2_be32(entry + 36);
-    uint64_t file_size = l->layout->file_size;
+    uint64_t file_size = w->layout->file_size;
     if (extra > SNAPSHOT_EXTRA_MAX)
-        return qcow2_fail(l->error, IMAGE_ERROR_INVALID, l->filename,
+        return qcow2_fail(w->error, IMAGE_ERROR_INVALID, w->filename,
                           "snapshot %u has too much extra data (%u bytes)", index, extra);
-    if (l1_bytes > QCOW2_L1_BYTES_MAX || l1_offset % l->layout->cluster_size != 0 ||
+    if (l1_bytes > QCOW2_L1_BYTES_MAX || l1_offset % w->layout->cluster_size != 0 ||
         l1_offset > file_size || l1_bytes > file_size - l1_offset)
-        return qcow2_fail(l->error, IMAGE_ERROR_INVALID, l->filename,
+        return qcow2_fail(w->error, IMAGE_ERROR_INVALID, w->filename,
                           "the L1 table of snapshot %u is not valid", index);
-    add_range(l, l1_offset, l1_bytes, "a snapshot's L1 table");
     uint64_t length = QCOW2_SNAPSHOT_HEADER + extra + (names >> 16) + (names & 0xffff);
     *ret_length = qcow2_round_up(length, 8);
-    return true;
+    return w->visit(w->user, l1_offset, l1_entries, w->error);
 }
 
-static bool snapshots_outside(const loader *l)
+static bool snapshots_outside(const walker *w)
 {
-    return qcow2_fail(l->error, IMAGE_ERROR_INVALID, l->filename,
+    return qcow2_fail(w->error, IMAGE_ERROR_INVALID, w->filename,
                       "the snapshot table reaches out of the file");
 }
 
-static bool walk_snapshots(const loader *l)
+static bool walk_snapshots(const walker *w, uint64_t *ret_bytes)
 {
-    uint64_t start = l->header->snapshot_offset, file_size = l->layout->file_size;
+    uint64_t start = w->header->snapshot_offset, file_size = w->layout->file_size;
     uint64_t left = start < file_size ? file_size - start : 0;
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < l->header->snapshot_count; i++) {
+    for (uint32_t i = 0; i < w->header->snapshot_count; i++) {
         uint8_t entry[QCOW2_SNAPSHOT_HEADER];
         uint64_t length = 0;
         if (bytes + sizeof entry > MIN(left, SNAPSHOT_TABLE_MAX))
-            return snapshots_outside(l);
-        int result = file_read_full(l->fd, entry, sizeof entry, start + bytes);
+            return snapshots_outside(w);
+        int result = file_read_full(w->fd, entry, sizeof entry, start + bytes);
         if (result < 0)
-            return qcow2_fail(l->error, IMAGE_ERROR_IO, l->filename,
+            return qcow2_fail(w->error, IMAGE_ERROR_IO, w->filename,
                               "cannot read the snapshot table: %s", g_strerror(-result));
-        if (!take_snapshot(l, i, entry, &length))
+        if (!take_snapshot(w, i, entry, &length))
             return false;
         bytes += length;
     }
     /* The last entry may lack its padding where the file ends. */
     if (bytes > qcow2_round_up(left, 8))
-        return snapshots_outside(l);
-    add_range(l, start, bytes, "the snapshot table");
+        return snapshots_outside(w);
+    if (ret_bytes)
+        *ret_bytes = bytes;
+    return true;
+}
+
+bool qcow2_snapshots_walk(int fd, const qcow2_header *header, const qcow2_layout *layout,
+                          const char *filename, qcow2_snapshot_visit *visit, void *user,
+                          uint64_t *ret_bytes, GError **error)
+{
+    walker w = {fd, header, layout, filename, visit, user, error};
+    return walk_snapshots(&w, ret_bytes);
+}
+
+static bool add_snapshot(void *user, uint64_t l1_offset, uint32_t l1_entries,
+                         GError **error)
+{
+    (void)error;
+    add_range(user, l1_offset, (uint64_t)l1_entries * 8, "a snapshot's L1 table");
+    return true;
+}
+
+static bool add_snapshots(loader *l)
+{
+    uint64_t bytes = 0;
+    if (!qcow2_snapshots_walk(l->fd, l->header, l->layout, l->filename, add_snapshot, l,
+                              &bytes, l->error))
+        return false;
+    add_range(l, l->header->snapshot_offset, bytes, "the snapshot table");
     return true;
 }
 
@@ -141,7 +179,7 @@ bool qcow2_ranges_load(int fd, const qcow2_header *header, const qcow2_layout *l
     add_range(&l, header->refcount_table_offset,
               (uint64_t)header->refcount_table_clusters << header->cluster_bits,
               "the refcount table");
-    if (walk_snapshots(&l) && sort_ranges(&l)) {
+    if (add_snapshots(&l) && sort_ranges(&l)) {
         insert_bitmaps(&l);
         return true;
     }
