@@ -70,11 +70,13 @@ static void take_tables(qcow2_writer *w, qcow2_cut *cut)
     qcow2_batch_take(cut->links, w->map->slices, is_of_linked_table, new_tables);
 }
 
-/* Lazily means at close: until then the dirty bit says that they are not to be trusted. */
+/* Lazily means at close, or when there are too many to be kept: until then the dirty bit says
+ * that they are not to be trusted. */
 static void take_refcounts(qcow2_writer *w, qcow2_cut *cut)
 {
     qcow2_refcounts *r = &w->refcounts;
-    bool wanted = !w->lazy || w->closing;
+    bool wanted = !w->lazy || w->write_refcounts;
+    w->write_refcounts = false;
     cut->refcounts = qcow2_batch_new(w->map->slices);
     cut->new_blocks =
         wanted ? take_array(&r->new_blocks) : g_array_new(FALSE, FALSE, sizeof(uint64_t));

@@ -128,6 +128,7 @@ int qcow2_writer_enter(qcow2_writer *w)
     int error = 0;
     pthread_mutex_lock(&w->map->lock);
     if (much_waits(w)) {
+        w->write_refcounts = true;
         pthread_mutex_unlock(&w->map->lock);
         error = qcow2_writer_flush(w);
         pthread_mutex_lock(&w->map->lock);
@@ -194,9 +195,9 @@ static bool anything_waits(const qcow2_writer *w)
 static int write_everything(qcow2_writer *w)
 {
     int error = w->failed;
-    w->closing = true;
     for (bool held = w->held->len > 0; !error && (anything_waits(w) || held);
          held = w->held->len > 0) {
+        w->write_refcounts = true;
         error = qcow2_writer_flush(w);
         if (!error && !anything_waits(w))
             release_held(w);
