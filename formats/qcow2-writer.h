@@ -96,7 +96,7 @@ typedef struct qcow2_writer {
     bool lazy;
     bool external, raw_external;
     bool fd_is_device, data_fd_is_device;
-    bool closing;                 /* lazy refcounts are written too */
+    bool write_refcounts;         /* the next flush writes them even if they are lazy */
     qcow2_read_below *read_below; /* NULL: no backing file */
     void *below;
     uint64_t below_size;
