@@ -162,19 +162,26 @@ static uint64_t qcow2_allocated(image *im)
     return (uint64_t)MAX(bytes, 0);
 }
 
-static bool check_clean(const qcow2_image *q, GError **error)
+static bool open_tables(qcow2_image *q, GError **error);
+
+/* After an unclean end with lazy refcounts they are counted anew, and so are the flags in
+ * the tables that depend on them. */
+static bool repair(qcow2_image *q, GError **error)
 {
+    qcow2_layout layout = q->map->layout;
     if (!(q->header.incompatible & QCOW2_INCOMPAT_DIRTY))
         return true;
-    return qcow2_fail(error, IMAGE_ERROR_UNSUPPORTED, q->base.filename,
-                      "its refcounts were not written at the end of its last use "
-                      "(qemu-img check -r all)");
+    if (!qcow2_repair_refcounts(q->fd, &q->header, &layout, q->base.filename, error))
+        return false;
+    qcow2_decoder_free(g_steal_pointer(&q->decoder));
+    qcow2_map_free(g_steal_pointer(&q->map));
+    return open_tables(q, error);
 }
 
 static bool qcow2_begin_writing(image *im, GError **error)
 {
     qcow2_image *q = from_image(im);
-    if (!check_clean(q, error))
+    if (!repair(q, error))
         return false;
     q->writer =
         qcow2_writer_new(q->map, q->fd, q->data_fd, &q->header, im->filename, error);
