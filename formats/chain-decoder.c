@@ -9,6 +9,11 @@
  *   - a single layer above that, where nobody else can read it (AES) or the operator wants
  *     libqcow: an empty parent stands in, and our map says what to ask it for.
  * All other layers are read natively.
+ *
+ * A chain that is written is read natively where possible, whatever auto would choose: only
+ * the driver that changes the top's tables knows them, and it asks us what lies below
+ * (chain_read_below). Lower layers do not change, but a helper process for each replica
+ * would then serve nothing but what the top does not hold.
  */
 #include "formats/chain-internal.h"
 #include <errno.h>
@@ -50,7 +55,7 @@ static unsigned run_start(const chain *c)
     return start;
 }
 
-static decoder_plan plan_auto(const chain *c)
+static decoder_plan plan_read_only(const chain *c)
 {
     decoder_plan plan = {.run = run_start(c)};
     for (unsigned i = 0; i < c->depth; i++)
@@ -64,6 +69,11 @@ static decoder_plan plan_native(const chain *c)
     for (unsigned i = 0; i < c->depth; i++)
         plan.libqcow[i] = c->layers[i]->info.encrypted;
     return plan;
+}
+
+static decoder_plan plan_auto(const chain *c)
+{
+    return c->writable ? plan_native(c) : plan_read_only(c);
 }
 
 static decoder_plan plan_libqcow(const chain *c)
@@ -167,7 +177,19 @@ static image *open_qcow1(const layer *l, int fd, GError **error)
                                                                 l->info.filename, error);
 }
 
-static image *open_qcow2(const layer *l, int fd, GError **error)
+/* The whole chain stands already, so that it can be asked what lies below. */
+static image *open_qcow2_top(chain *c, int fd, int data_fd, GError **error)
+{
+    const layer *top = c->layers[0];
+    image *im = qcow2_open_writable(fd, data_fd, &top->qcow2, top->info.filename, error);
+    if (im && c->depth > 1)
+        qcow2_set_backing(im, chain_read_below, c, c->layers[1]->info.size);
+    if (im && top->allocated != UINT64_MAX)
+        qcow2_set_allocated(im, top->allocated);
+    return im;
+}
+
+static image *open_qcow2(chain *c, const layer *l, int fd, GError **error)
 {
     int data_fd = -1;
     if (l->data_fd >= 0) {
@@ -177,19 +199,22 @@ static image *open_qcow2(const layer *l, int fd, GError **error)
             return NULL;
         }
     }
+    if (c->writable && l == c->layers[0])
+        return open_qcow2_top(c, fd, data_fd, error);
     return (l->info.encrypted ? qcow2_open_mapper : qcow2_open)(fd, data_fd, &l->qcow2,
                                                                 l->info.filename, error);
 }
 
 /* Raw layers have their image already. */
-static bool open_image(layer *l, GError **error)
+static bool open_image(chain *c, layer *l, GError **error)
 {
     if (l->im)
         return true;
     int fd = chain_dup(l->fd, l->info.filename, error);
     if (fd < 0)
         return false;
-    l->im = l->kind == LAYER_QCOW1 ? open_qcow1(l, fd, error) : open_qcow2(l, fd, error);
+    l->im =
+        l->kind == LAYER_QCOW1 ? open_qcow1(l, fd, error) : open_qcow2(c, l, fd, error);
     return l->im != NULL;
 }
 
@@ -278,7 +303,10 @@ static void note_reasons(chain *c, const decoder_plan *wanted)
         if (!is_qcow(l) || wanted->libqcow[i])
             continue;
         const char *why = run_obstacle(c, i);
-        l->info.note = why ? why : "libqcow does not read a layer below";
+        l->info.note = c->writable ? i == 0 ? "is opened for writing"
+                                            : "a layer above is opened for writing"
+                       : why       ? why
+                                   : "libqcow does not read a layer below";
     }
 }
 
@@ -308,7 +336,7 @@ bool chain_choose_decoders(chain *c, const chain_options *options, GError **erro
     char *password = NULL;
     for (unsigned i = 0; i < c->depth; i++)
         if (!check_readable(c->layers[i], options->decoder, error) ||
-            !open_image(c->layers[i], error))
+            !open_image(c, c->layers[i], error))
             return false;
     if (!get_password(c, options, &password, error))
         return false;

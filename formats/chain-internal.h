@@ -16,7 +16,7 @@ typedef enum layer_kind { LAYER_RAW, LAYER_QCOW1, LAYER_QCOW2 } layer_kind;
 typedef struct layer {
     chain_layer info; /* its strings, save the static ones, belong to the layer */
     layer_kind kind;
-    int fd;      /* holds the lock; O_RDWR if the chain is writable */
+    int fd; /* holds the lock; O_RDWR if this is the top of a writable chain, as data_fd */
     int data_fd; /* holds the data file's lock; -1: no such file */
     uint64_t data_dev, data_ino;
     qcow1_header qcow1;
@@ -71,5 +71,8 @@ int chain_dup(int fd, const char *filename, GError **error);
 /* Opens the layers' images, chooses decoders and builds the stacks. */
 bool chain_choose_decoders(chain *c, const chain_options *options, GError **error);
 void chain_stack_clear(chain_stack *stack);
+
+/* What the layers below the top hold, as a disk: a qcow2_read_below of a chain. */
+int chain_read_below(void *opaque, void *buf, uint64_t offset, size_t length);
 
 #endif

@@ -4,6 +4,11 @@
  * For each layer: open (path.c), lock, compare with every file that the chain already has,
  * decide the format, parse and check the header, open its data file; then its backing file
  * is the next layer. Nothing is decoded before the whole chain stands.
+ *
+ * Whether the top can be written turns out on the way: by its name, its permissions, its
+ * header, its data file. A chain that was to be written and cannot be is closed and opened
+ * anew for reading, so that it has a reader's descriptors and locks, and holds nothing that
+ * was read before it had them.
  */
 #include "formats/chain-internal.h"
 #include <errno.h>
@@ -125,6 +130,29 @@ static bool load_qcow1(chain *c, layer *l, GError **error)
     return true;
 }
 
+/* The chain cannot be written; always returns false, without a GError. */
+static bool refuse_writing(chain *c, const char *filename, const char *why)
+{
+    c->read_only_reason = g_strdup_printf("%s: %s", filename, why);
+    return false;
+}
+
+static bool is_written(const chain *c, const layer *l)
+{
+    return c->writable && l == c->layers[0];
+}
+
+/* The data file was opened for reading, as everything that an image names. */
+static bool reopen_data_file(chain *c, layer *l)
+{
+    int fd = path_reopen(l->data_fd, true);
+    if (fd < 0)
+        return refuse_writing(c, l->info.data_file, g_strerror(errno));
+    close(l->data_fd);
+    l->data_fd = fd;
+    return true;
+}
+
 static bool open_data_file(chain *c, layer *l, const path_policy *policy, GError **error)
 {
     struct stat st;
@@ -149,7 +177,9 @@ static bool open_data_file(chain *c, layer *l, const path_policy *policy, GError
         return false;
     l->data_dev = dev;
     l->data_ino = ino;
-    return path_lock(l->data_fd, false, filename, error);
+    if (is_written(c, l) && !reopen_data_file(c, l))
+        return false;
+    return path_lock(l->data_fd, is_written(c, l), filename, error);
 }
 
 static void describe_qcow2(layer *l)
@@ -169,11 +199,23 @@ static void describe_qcow2(layer *l)
     l->info.refcount_bits = 1u << h->refcount_order;
 }
 
+/* A device does not grow, and nothing tells where in it the image ends. */
+static bool check_qcow2_writable(chain *c, const layer *l)
+{
+    struct stat st;
+    const char *why = qcow2_write_refusal(&l->qcow2);
+    if (!why && fstat(l->fd, &st) == 0 && S_ISBLK(st.st_mode))
+        why = "qcow2 images on block devices are not written (put the image into a file)";
+    return !why || refuse_writing(c, l->info.filename, why);
+}
+
 static bool load_qcow2(chain *c, layer *l, const path_policy *policy, GError **error)
 {
     if (!qcow2_header_read(l->fd, l->info.filename, &l->qcow2, error))
         return false;
     describe_qcow2(l);
+    if (is_written(c, l) && !check_qcow2_writable(c, l))
+        return false;
     uint64_t tables =
         (uint64_t)l->qcow2.l1_entries * 8 +
         ((uint64_t)l->qcow2.refcount_table_clusters << l->qcow2.cluster_bits);
@@ -199,7 +241,7 @@ static bool load_raw(const chain *c, layer *l, GError **error)
 {
     int fd = chain_dup(l->fd, l->info.filename, error);
     if (fd >= 0)
-        l->im = raw_open(fd, l->info.filename, c->writable, error);
+        l->im = raw_open(fd, l->info.filename, is_written(c, l), error);
     if (!l->im)
         return false;
     l->info.size = l->im->size;
@@ -228,26 +270,40 @@ static bool top_kind(const chain_options *options, layer_kind *ret_kind)
                            : chain_kind_from_suffix(options->path, ret_kind);
 }
 
-/* Raw is opened for writing if asked for; where the system forbids that, for reading, and
- * the chain says why. */
-static int open_top_file(chain *c, const chain_options *options, bool raw,
+/* Why a top of this kind is never written; NULL: it may be. */
+static const char *kind_refusal(layer_kind kind, chain_decoder decoder)
+{
+    switch (kind) {
+    case LAYER_RAW:
+        return NULL;
+    case LAYER_QCOW1:
+        return "qcow images of version 1 are not written (qemu-img convert -O qcow2)";
+    case LAYER_QCOW2:
+        break;
+    }
+    if (decoder == CHAIN_DECODER_LIBQCOW)
+        return "libqcow does not write (decoder=auto or native)";
+    if (decoder == CHAIN_DECODER_BOTH)
+        return "decoder=both only reads (decoder=auto or native)";
+    return NULL;
+}
+
+/* A file that may not be written, or not at all, is opened for reading anew: that tells
+ * which of the two. */
+static int open_top_file(chain *c, const chain_options *options, layer_kind kind,
                          char **ret_filename, struct stat *ret_st, GError **error)
 {
-    g_autoptr(GError) refused = NULL;
-    if (options->writable && raw) {
-        int fd = path_open_named(options->path, true, ret_filename, ret_st, &refused);
-        c->writable = fd >= 0;
-        if (fd >= 0)
-            return fd;
+    if (!c->writable)
+        return path_open_named(options->path, false, ret_filename, ret_st, error);
+    const char *why = kind_refusal(kind, options->decoder);
+    if (why) {
+        refuse_writing(c, options->path, why);
+        return -1;
     }
-    int fd = path_open_named(options->path, false, ret_filename, ret_st, error);
-    if (fd >= 0 && refused)
+    g_autoptr(GError) refused = NULL;
+    int fd = path_open_named(options->path, true, ret_filename, ret_st, &refused);
+    if (fd < 0)
         c->read_only_reason = g_strdup(refused->message);
-    else if (fd >= 0 && options->writable)
-        c->read_only_reason =
-            g_strdup_printf("%s: qcow and qcow2 images are mounted read-only by this "
-                            "version",
-                            *ret_filename);
     return fd;
 }
 
@@ -265,7 +321,8 @@ static bool open_top(chain *c, const chain_options *options, GError **error)
     }
     layer *l = layer_add(c);
     l->kind = kind;
-    l->fd = open_top_file(c, options, kind == LAYER_RAW, &filename, &st, error);
+    c->writable = c->writable && known;
+    l->fd = open_top_file(c, options, kind, &filename, &st, error);
     if (l->fd < 0 || !layer_take_file(c, l, filename, &st, c->writable, error))
         return false;
     if (!known) {
@@ -341,15 +398,33 @@ static bool open_layers(chain *c, const chain_options *options, GError **error)
     return true;
 }
 
-chain *chain_open(const chain_options *options, GError **error)
+/* NULL with *ret_reason (or NULL there) and without an error: it cannot be written. */
+static chain *open_once(const chain_options *options, bool writable, char **ret_reason,
+                        GError **error)
 {
     chain *c = g_new0(chain, 1);
     c->check_budget = QCOW2_CHECK_BYTES_MAX;
     c->table_budget = CHAIN_TABLE_BYTES_MAX;
+    c->writable = writable;
     if (open_layers(c, options, error) && chain_choose_decoders(c, options, error))
         return c;
+    *ret_reason = g_steal_pointer(&c->read_only_reason);
     chain_close(c);
     return NULL;
+}
+
+chain *chain_open(const chain_options *options, GError **error)
+{
+    g_autofree char *reason = NULL, *none = NULL;
+    if (options->writable) {
+        chain *c = open_once(options, true, &reason, error);
+        if (c || !reason)
+            return c;
+    }
+    chain *c = open_once(options, false, &none, error);
+    if (c)
+        c->read_only_reason = g_steal_pointer(&reason);
+    return c;
 }
 
 void chain_close(chain *c)

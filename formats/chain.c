@@ -166,11 +166,13 @@ static int check_write(const chain *c, uint64_t offset, uint64_t length)
     return c->writable ? check_range(c, offset, length) : -EROFS;
 }
 
-static int read_now(const chain_stack *stack, void *buf, uint64_t offset, size_t length)
+/* From the unit `first` down. */
+static int read_now(const chain_stack *stack, unsigned first, void *buf, uint64_t offset,
+                    size_t length)
 {
     io_list *list = get_list();
     walk w = {.stack = stack, .list = list};
-    int error = walk_unit(&w, 0, buf, offset, length);
+    int error = walk_unit(&w, first, buf, offset, length);
     if (error)
         return error;
     io_list_run(list);
@@ -180,9 +182,9 @@ static int read_now(const chain_stack *stack, void *buf, uint64_t offset, size_t
 static int read_both(chain *c, void *buf, uint64_t offset, size_t length)
 {
     const chain_buffer *second = get_buffer(length);
-    int error = read_now(&c->stack, buf, offset, length);
+    int error = read_now(&c->stack, 0, buf, offset, length);
     if (!error)
-        error = read_now(&c->check, second->bytes, offset, length);
+        error = read_now(&c->check, 0, second->bytes, offset, length);
     if (error)
         return error;
     return memcmp(buf, second->bytes, length) ? -EBADMSG : 0;
@@ -194,7 +196,15 @@ int chain_read(chain *c, void *buf, uint64_t offset, size_t length)
     if (todo <= 0)
         return todo;
     return c->check.count ? read_both(c, buf, offset, length)
-                          : read_now(&c->stack, buf, offset, length);
+                          : read_now(&c->stack, 0, buf, offset, length);
+}
+
+/* The top of a chain that is written is a unit of its own. No method of it runs inside of a
+ * read of this thread, so the list is free. */
+int chain_read_below(void *opaque, void *buf, uint64_t offset, size_t length)
+{
+    const chain *c = opaque;
+    return read_now(&c->stack, 1, buf, offset, length);
 }
 
 int chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t length,

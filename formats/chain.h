@@ -16,18 +16,21 @@
 #define CHAIN_TABLE_BYTES_MAX (256u << 20)
 
 typedef enum chain_decoder {
-    CHAIN_DECODER_AUTO, /* libqcow for the runs of layers it decodes rightly when read-only */
-    CHAIN_DECODER_LIBQCOW, /* error if a qcow or qcow2 layer is outside the proven subset */
-    CHAIN_DECODER_NATIVE, /* error for what only libqcow reads: AES */
+    CHAIN_DECODER_AUTO, /* read-only: libqcow for the runs of layers that it decodes rightly;
+                           writable: native, but for AES layers below the top */
+    CHAIN_DECODER_LIBQCOW, /* error if a qcow or qcow2 layer is outside the proven subset;
+                              never writable */
+    CHAIN_DECODER_NATIVE,  /* error for what only libqcow reads: AES */
     CHAIN_DECODER_BOTH, /* qcow2 that both read: both, and -EBADMSG where they differ; what
-                           only one of them reads is read by that one */
+                           only one of them reads is read by that one; never writable, as
+                           the second reader does not see what was written */
 } chain_decoder;
 
 typedef struct chain_options {
     const char *path;   /* as the operator gave it */
     const char *format; /* "raw", "qcow", "qcow2"; NULL: suffix and content (O1) */
     chain_decoder decoder;
-    bool writable; /* open the top layer for writing, if its driver can */
+    bool writable; /* open the top layer for writing, if that is possible */
     const char
         *password_file;  /* for AES images: first line without its newline; or NULL */
     unsigned timeout_ms; /* for decoder helpers; 0: default */
@@ -36,14 +39,15 @@ typedef struct chain_options {
 
 /* What `info` and `status` tell about a layer. Owned by the chain. */
 typedef struct chain_layer {
-    const char *filename;       /* real path */
-    const char *format;         /* "raw", "qcow", "qcow2" */
-    const char *decoder;        /* "raw", "native", "libqcow", "both" */
-    const char *note;           /* why auto chose native ("zero clusters"), or NULL */
-    uint64_t size;              /* virtual size of this layer */
-    uint32_t cluster_size;      /* 0: raw */
-    uint32_t version;           /* 0: raw */
-    const char *backing_file;   /* as in the image; NULL */
+    const char *filename;     /* real path */
+    const char *format;       /* "raw", "qcow", "qcow2" */
+    const char *decoder;      /* "raw", "native", "libqcow", "both" */
+    const char *note;         /* why not libqcow, which auto prefers ("zero clusters", "is
+                                   opened for writing"), or NULL */
+    uint64_t size;            /* virtual size of this layer */
+    uint32_t cluster_size;    /* 0: raw */
+    uint32_t version;         /* 0: raw */
+    const char *backing_file; /* as in the image; NULL */
     const char *backing_format; /* as in the image; NULL */
     const char *data_file;      /* real path; NULL */
     const char *compression;    /* "zlib", "zstd"; NULL: not qcow2 */
@@ -72,7 +76,12 @@ typedef struct chain_extent {
 typedef struct chain chain;
 
 /* Opens every layer, checks it, walks the backing files, chooses decoders, takes the
- * locks. Nothing is changed on disk. On failure everything is closed again. */
+ * locks. Nothing is changed on disk. On failure everything is closed again.
+ *
+ * Raw and qcow2 tops can be written; the lock of a writer is then held on the top and on its
+ * data file. What cannot be written (qcow version 1, AES, an image marked corrupt, a decoder
+ * that does not write, a file that may not be) is opened for reading instead, with a
+ * reader's locks, and chain_read_only_reason tells why. */
 chain *chain_open(const chain_options *options, GError **error);
 void chain_close(chain *c); /* NULL is allowed */
 
@@ -80,9 +89,9 @@ void chain_close(chain *c); /* NULL is allowed */
 bool chain_check_distinct(chain *const *chains, unsigned n, GError **error);
 
 uint64_t chain_size(const chain *c);
-bool chain_writable(const chain *c); /* opened writable, and the top's driver can write */
-const char *
-chain_read_only_reason(const chain *c); /* NULL if writable or not asked for */
+bool chain_writable(const chain *c); /* was opened for writing */
+/* One line; NULL if writable or not asked for. */
+const char *chain_read_only_reason(const chain *c);
 unsigned chain_depth(const chain *c);
 const chain_layer *chain_get_layer(const chain *c, unsigned index); /* 0 is the top */
 

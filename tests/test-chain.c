@@ -489,26 +489,6 @@ Test(chain, a_read_only_chain_refuses_writes)
     chain_close(c);
 }
 
-Test(chain, what_cannot_be_written_says_why)
-{
-    make_contents();
-    chain *c = must_open("q2.qcow2", &(chain_options){.writable = true});
-    cr_assert(!chain_writable(c));
-    cr_assert_not_null(strstr(chain_read_only_reason(c), "read-only by this version"));
-    cr_assert_eq(chain_write(c, "x", 0, 1), -EROFS);
-    /* It is locked as what it is: others may read it. */
-    chain *second = must_open("q2.qcow2", &plain);
-    chain_close(second);
-    chain_close(c);
-    if (support_try("chattr +i r.raw 2>/dev/null") != 0)
-        cr_skip_test("no immutable files here");
-    c = must_open("r.raw", &(chain_options){.writable = true});
-    support_run("chattr -i r.raw");
-    cr_assert(!chain_writable(c));
-    cr_assert_not_null(strstr(chain_read_only_reason(c), "Operation not permitted"));
-    chain_close(c);
-}
-
 Test(chain, a_truncated_raw_image_fails_its_reads)
 {
     support_run("head -c 1M /dev/urandom >x.raw && truncate -s 1M y.raw");

@@ -124,7 +124,7 @@ Test(disk_resize, read_only_was_asked_for)
 
 Test(disk_resize, read_only_because_of_one_replica)
 {
-    disk *d = open_mixed("qcow2", false);
+    disk *d = open_mixed("qcow", false);
     const char *reason = disk_read_only_reason(d);
     cr_assert(reason && g_str_has_prefix(reason, "replica 'b': "), "%s", reason);
     cr_assert(!chain_writable(disk_chain(d, 0))); /* nor a writer's lock on the other */
