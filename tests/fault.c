@@ -107,7 +107,7 @@ static const fault *strike(const chain *c, fault_kind kind, uint64_t offset,
 {
     for (unsigned k = 0; k < n_faults; k++) {
         const fault *f = &faults[k].what;
-        if (!faults[k].active || f->chain != c || f->kind != kind)
+        if (!faults[k].active || f->kind != kind || (f->chain && f->chain != c))
             continue;
         if (f->length &&
             (offset >= f->offset + f->length || offset + length <= f->offset))
@@ -214,6 +214,17 @@ int __wrap_chain_resize(chain *c, uint64_t size)
     fault_kind kind = size == chain_size(c) ? FAULT_PROBE : FAULT_RESIZE;
     const fault *f = strike(c, kind, 0, 0);
     return f ? -f->error : __real_chain_resize(c, size);
+}
+
+bool __real_chain_begin_writing(chain *c, GError **error);
+bool __wrap_chain_begin_writing(chain *c, GError **error);
+bool __wrap_chain_begin_writing(chain *c, GError **error)
+{
+    const fault *f = strike(c, FAULT_BEGIN, 0, 0);
+    if (f)
+        g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_IO, "%s: %s",
+                    chain_get_layer(c, 0)->filename, g_strerror(f->error));
+    return !f && __real_chain_begin_writing(c, error);
 }
 
 /* Any file will do for a round. */

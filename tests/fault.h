@@ -18,11 +18,12 @@ typedef enum fault_kind {
     FAULT_CLEAR,  /* chain_write_zeroes, chain_discard */
     FAULT_RESIZE, /* chain_resize to another size; offset and length are ignored */
     FAULT_PROBE,  /* chain_resize to the present size, likewise */
+    FAULT_BEGIN,  /* chain_begin_writing, likewise */
     FAULT_FLUSH,  /* the first chain_flush_step; offset and length are ignored */
 } fault_kind;
 
 typedef struct fault {
-    const chain *chain;
+    const chain *chain; /* NULL: any */
     fault_kind kind;
     uint64_t offset, length; /* what touches this range fails; length 0: everything */
     int error;               /* positive errno */
