@@ -105,8 +105,12 @@ check: deps
 
 # ---- How fast it is, next to QEMU's tools: minutes, and 3 GiB in TMPDIR -----------------
 bench: deps
-	$(MAKE) quorumfs
+	$(MAKE) quorumfs $(BUILD)/bench/qcow2-write
 	QUORUMFS=$(CURDIR)/quorumfs bench/verify.sh
+	QCOW2_WRITE=$(CURDIR)/$(BUILD)/bench/qcow2-write bench/write.sh
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libquorumfs.a
+	$(call say,LD   $@)
+	$(Q)$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- The test programs under sanitizers -----------------------------------------------
 # Criterion's worker processes do not start under ThreadSanitizer: tests/plain stands in.
