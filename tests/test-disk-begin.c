@@ -161,13 +161,15 @@ Test(disk_begin, a_replica_that_cannot_be_made_ready_leaves_a_disk_to_read)
     files_clear(&f);
 }
 
-Test(disk_begin, every_replica_is_ready_for_the_first_write)
+static void write_and_check(const uint8_t features[3])
 {
     files f = {0};
-    files_make(&f, (const uint8_t[]){0, 0, 0});
+    files_make(&f, features);
     disk *d = must_open_files(&f, false);
     cr_assert(disk_writable(d), "%s", disk_read_only_reason(d));
     cr_assert_null(disk_read_only_reason(d));
+    for (unsigned i = 0; i < 3; i++)
+        cr_assert(!chain_get_layer(disk_chain(d, i), 0)->dirty);
     expect_content(d);
     uint8_t data[5000];
     support_pattern(data, sizeof data, 0, 1);
@@ -180,4 +182,14 @@ Test(disk_begin, every_replica_is_ready_for_the_first_write)
     cr_assert_eq(disk_close(d), 0);
     files_check(&f);
     files_clear(&f);
+}
+
+Test(disk_begin, every_replica_is_ready_for_the_first_write)
+{
+    write_and_check((const uint8_t[]){0, 0, 0});
+}
+
+Test(disk_begin, unclean_ends_are_repaired_before_the_first_write)
+{
+    write_and_check((const uint8_t[]){DIRTY, 0, DIRTY});
 }
