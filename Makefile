@@ -91,6 +91,10 @@ FILE_WRAP  := file_write_full file_sync
 FILE_TESTS := $(filter $(BUILD)/tests/test-qcow2-update,$(TEST_BIN))
 $(FILE_TESTS): LDFLAGS += $(FILE_WRAP:%=-Wl,--wrap=%)
 
+# Tests of writing qcow2: an image beside the bytes that it has to hold.
+WRITE_TESTS := $(filter $(BUILD)/tests/test-qcow2-write $(BUILD)/tests/test-qcow2-write-%,$(TEST_BIN))
+$(WRITE_TESTS): $(BUILD)/tests/qcow2-model.o
+
 tests: $(TEST_BIN)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

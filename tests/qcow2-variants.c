@@ -182,8 +182,9 @@ const qcow2_variant *qcow2_variant_find(const char *name)
 void qcow2_random_content(uint8_t *buf, size_t length, uint64_t *seed)
 {
     for (size_t at = 0; at < length;) {
-        size_t part = MIN(length - at, 1 + support_random(seed) % 40000);
+        size_t part = 1 + support_random(seed) % 40000;
         uint64_t word = support_random(seed);
+        part = MIN(part, length - at);
         switch (support_random(seed) % 4) {
         case 0:
             memset(buf + at, 0, part);
