@@ -136,9 +136,10 @@ static int grow(qcow2_writer *w, uint64_t size)
     if (error)
         return error;
     set_size(w, size);
-    error = clear_grown(w, old, size);
-    if (!error && w->external && !w->data_fd_is_device)
+    if (w->external && !w->data_fd_is_device)
         error = qcow2_alloc_extend_data(w, size);
+    if (!error)
+        error = clear_grown(w, old, size);
     if (!error)
         error = publish_size(w, size);
     if (error)

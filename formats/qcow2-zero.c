@@ -88,7 +88,7 @@ static int plan_entry(const qcow2_writer *w, const qcow2_entry *old, uint64_t gu
     bool reads_zero = !old->compressed && !(old->alloc & mask) &&
                       (!below || (old->zero & mask) == mask);
     bool spare = mode != QCOW2_ZERO_KEEP && old->has_host && !(old->alloc & ~mask) &&
-                 !w->raw_external;
+                 (!w->raw_external || mode == QCOW2_ZERO_DROP);
     *ret_same = reads_zero && !spare;
     if (*ret_same)
         return 0;
