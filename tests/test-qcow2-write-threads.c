@@ -4,7 +4,7 @@
  * what nobody writes stays as it was, and qemu-img check finds nothing.
  */
 #include "tests/chain-support.h"
-#include "tests/qcow2-variants.h"
+#include "tests/qcow2-model.h"
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -243,7 +243,7 @@ static void sectors_of_shared_clusters(const char *first, const char *second,
             if (r.tags[i] != 0)
                 r.sectors = 0;
         if (r.sectors > 0)
-            run_threads(&r, write_sectors, 250, seed);
+            run_threads(&r, write_sectors, qcow2_model_many(250), seed);
     }
     close_disks(&r);
 }
@@ -333,7 +333,7 @@ static void clusters_come_and_go(const char *variant, uint64_t sectors, uint64_t
     r.tags = g_new0(uint64_t, r.sizes[0] / SECTOR);
     r.sectors = sectors;
     for (unsigned i = 0; i < WRITERS + 1; i++) {
-        workers[i] = (worker){&r, i, support_random(seed), 200};
+        workers[i] = (worker){&r, i, support_random(seed), qcow2_model_many(200)};
         pthread_create(&threads[i], NULL,
                        i < WRITERS ? change_spans : flush_again_and_again, &workers[i]);
     }

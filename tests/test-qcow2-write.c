@@ -49,7 +49,7 @@ static void write_quarter(unsigned quarter)
     uint64_t seed = support_seed();
     for (size_t i = quarter; i < qcow2_variants_count; i += 4)
         if (qcow2_model_is_chosen(&qcow2_variants[i]))
-            write_randomly(&qcow2_variants[i], seed, qcow2_model_many(250));
+            write_randomly(&qcow2_variants[i], seed, qcow2_model_many(200));
 }
 
 Test(qcow2_write, every_variant_holds_what_is_written_1)
@@ -115,6 +115,6 @@ Test(qcow2_write, QEMU_and_we_write_in_turns)
     for (size_t i = 0; i < qcow2_variants_count; i++) {
         const qcow2_variant *v = &qcow2_variants[i];
         if ((v->traits & VARIANT_FEW) && qcow2_model_is_chosen(v))
-            alternate(v, seed, qcow2_model_many(4));
+            alternate(v, seed, qcow2_model_many(3));
     }
 }
