@@ -145,7 +145,7 @@ typedef struct qcow2_ranges {
 bool qcow2_ranges_load(int fd, const qcow2_header *header, const qcow2_layout *layout,
                        const char *filename, qcow2_ranges *ret_ranges, GError **error);
 void qcow2_ranges_clear(qcow2_ranges *ranges);
-/* A table moved. The range that starts at `old`, if there is one, goes; there is a new one at
+/* A table moved. The range of this name that starts at `old`, if there is one, goes; there is a new one at
  * [start, start + bytes), whole clusters that no other range has. `what` is static. */
 void qcow2_ranges_replace(qcow2_ranges *ranges, uint64_t old, uint64_t start,
                           uint64_t bytes, const char *what);

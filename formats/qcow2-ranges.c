@@ -191,9 +191,10 @@ void qcow2_ranges_replace(qcow2_ranges *ranges, uint64_t old, uint64_t start,
                           uint64_t bytes, const char *what)
 {
     size_t i = 0;
-    while (i < ranges->count && ranges->at[i].start != old)
+    while (i < ranges->count &&
+           (ranges->at[i].start != old || strcmp(ranges->at[i].what, what) != 0))
         i++;
-    if (i == ranges->count) /* an image without a size had no L1 table */
+    if (i == ranges->count) /* an image without a size had no L1 table, at any offset */
         ranges->at = g_renew(qcow2_range, ranges->at, ++ranges->count);
     ranges->at[i] = (qcow2_range){start, start + bytes, what};
     qsort(ranges->at, ranges->count, sizeof *ranges->at, compare_ranges);

@@ -76,6 +76,8 @@ int qcow2_refcounts_set(qcow2_refcounts *r, uint64_t cluster, uint64_t count)
 {
     qcow2_slice *slice;
     uint64_t index;
+    if (!qcow2_refcounts_cover(r, cluster))
+        return -EIO; /* a table of the header's that nothing counts */
     int error = get_slice(r, cluster, &slice, &index);
     if (error)
         return error;

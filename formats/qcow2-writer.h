@@ -49,7 +49,7 @@ typedef struct qcow2_refcounts {
 int qcow2_refcounts_load(qcow2_refcounts *r, qcow2_map *map, const qcow2_header *header);
 void qcow2_refcounts_clear(qcow2_refcounts *r);
 int qcow2_refcounts_get(const qcow2_refcounts *r, uint64_t cluster, uint64_t *ret_count);
-/* There must be a block for it. */
+/* -EIO: there is no block for it. */
 int qcow2_refcounts_set(qcow2_refcounts *r, uint64_t cluster, uint64_t count);
 /* Looks from `cluster` on, no further than the table reaches, for one that is free. -EXFULL:
  * there is none. *ret_cluster may have no block. */
