@@ -66,6 +66,16 @@ static void writer_destroy(qcow2_writer *w)
     g_free(w);
 }
 
+/* Readers that overlap without end must not keep a flush waiting. */
+static void decode_lock_init(pthread_rwlock_t *lock)
+{
+    pthread_rwlockattr_t attr;
+    pthread_rwlockattr_init(&attr);
+    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(lock, &attr);
+    pthread_rwlockattr_destroy(&attr);
+}
+
 qcow2_writer *qcow2_writer_new(qcow2_map *map, int fd, int data_fd,
                                const qcow2_header *header, const char *filename,
                                GError **error)
@@ -84,7 +94,7 @@ qcow2_writer *qcow2_writer_new(qcow2_map *map, int fd, int data_fd,
     w->l1_dirty = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     pthread_cond_init(&w->changed, NULL);
     pthread_mutex_init(&w->flush_lock, NULL);
-    pthread_rwlock_init(&w->decode_lock, NULL);
+    decode_lock_init(&w->decode_lock);
 
     pthread_mutex_lock(&map->lock);
     map->overlap = qcow2_overlap_new();
