@@ -251,13 +251,18 @@ static int plan_place(request *r, supply *s, uint64_t guest)
     return error;
 }
 
-/* Host clusters that no entry names. */
+/* Host clusters that no entry names. Some of the bytes may be there: in the data file the
+ * next write to that cluster finds them. */
 static void undo_hosts(qcow2_writer *w, const image_change *change)
 {
-    for (size_t i = 0; i < change->n_places; i++)
-        if (change->places[i].is_new && !w->external)
-            qcow2_alloc_undo(
-                w, (qcow2_run){change->places[i].host >> w->map->layout.cluster_bits, 1});
+    const qcow2_layout *layout = &w->map->layout;
+    for (size_t i = 0; i < change->n_places; i++) {
+        const placement *place = &change->places[i];
+        if (place->is_new && w->external)
+            w->data_fresh = MAX(w->data_fresh, place->guest + layout->cluster_size);
+        else if (place->is_new)
+            qcow2_alloc_undo(w, (qcow2_run){place->host >> layout->cluster_bits, 1});
+    }
 }
 
 static int plan_places(request *r, size_t count)
