@@ -14,6 +14,9 @@
  *     (lazy refcounts: after the dirty bit, once).
  * I3. An L1 entry is written only after a sync that covers the refcount and all entries of
  *     its L2 table. Until then nobody finds that table, so its own slices need no order.
+ *     Where a flush failed while it wrote L1 entries, they may be on disk: until one
+ *     succeeds, slices of new tables go with the links. The table below them is on disk by
+ *     then, empty or as it was copied.
  * I4. An entry of the refcount table is written only after a sync that covers its block,
  *     and I2 counts a refcount as written only if the table names its block.
  * I5. A refcount is lowered, a cluster given out again or punched out only after a sync

@@ -61,7 +61,7 @@ static void take_tables(qcow2_writer *w, qcow2_cut *cut)
     g_autoptr(GHashTable) new_tables = g_hash_table_new(NULL, NULL);
     cut->l1_indices = take_array(&w->l1_dirty);
     cut->l1_words = words_of(cut->l1_indices, w->header.l1_offset, w->map->l1);
-    for (guint i = 0; i < cut->l1_indices->len; i++)
+    for (guint i = 0; i < cut->l1_indices->len && !w->l1_unsure; i++)
         g_hash_table_add(new_tables,
                          GSIZE_TO_POINTER(g_array_index(cut->l1_indices, uint64_t, i)));
     cut->new_tables = qcow2_batch_new(w->map->slices);
@@ -126,6 +126,7 @@ static void cut_end(qcow2_writer *w, qcow2_cut *cut, bool stable)
         w->unlinked_count += count_unlinked(cut->unlinked);
         w->links |= cut->ordered;
     }
+    w->l1_unsure = !stable && (w->l1_unsure || cut->l1_begun);
     pthread_mutex_unlock(&w->map->lock);
     if (stable)
         qcow2_alloc_reclaim(w, cut->unlinked);
@@ -213,6 +214,7 @@ static int write_links(const qcow2_writer *w, io_list *list, unsigned owner)
 {
     qcow2_cut *cut = w->cut;
     int error = qcow2_batch_write(cut->links, w->fd);
+    cut->l1_begun = !error && cut->l1_words->len > 0;
     if (!error)
         error = write_words(w, cut->l1_words);
     add_sync(list, w->fd, owner);

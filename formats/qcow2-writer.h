@@ -81,7 +81,8 @@ typedef struct qcow2_cut {
     GArray *refcount_words, *l1_words; /* of qcow2_word */
     GArray *l1_indices, *new_blocks;   /* what these are of; given back if it fails */
     GArray *unlinked;
-    bool ordered; /* links depend on data or on refcounts */
+    bool ordered;  /* links depend on data or on refcounts */
+    bool l1_begun; /* some of l1_words may be on disk */
 } qcow2_cut;
 
 typedef struct qcow2_word {
@@ -112,7 +113,8 @@ typedef struct qcow2_writer {
     GArray *unlinked;    /* of qcow2_unlinked, since the last cut */
     GArray *held;        /* of qcow2_run */
     uint64_t unlinked_count; /* clusters in `unlinked` */
-    GArray *l1_dirty;        /* indices of L1 entries that the disk does not have */
+    GArray *l1_dirty;        /* indices of L1 entries that the disk does not have ... */
+    bool l1_unsure;          /* ... or may have: a flush failed while it wrote them */
     bool links;              /* entries were made that depend on data or on refcounts */
     image_change *changes;   /* between prepare and finish: their clusters are claimed */
     pthread_cond_t changed;  /* one of these is gone */
