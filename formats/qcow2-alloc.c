@@ -466,8 +466,8 @@ static void drop_references(qcow2_writer *w, const qcow2_unlinked *u, GArray *la
         uint64_t cluster = u->run.cluster + i, count;
         if (qcow2_refcounts_get(&w->refcounts, cluster, &count) != 0)
             continue;
-        if (count == 0)
-            qcow2_writer_corrupt(w); /* I7: it was named, and nobody counted it */
+        if (count == 0 || qcow2_overlap_name(w->map, offset_of(w, cluster)))
+            qcow2_writer_corrupt(w); /* I7: nobody counted it, or it is a table */
         else if (count > 1)
             qcow2_refcounts_set(&w->refcounts, cluster, count - 1);
         else
@@ -545,7 +545,9 @@ int qcow2_alloc_l2(qcow2_writer *w, uint64_t guest)
         return error;
     }
     set_l1(w, index, offset_of(w, cluster));
-    if (old)
+    if (old) {
+        qcow2_overlap_remove(w->map->overlap, old);
         qcow2_alloc_unlink(w, old, cluster_size(w), false);
+    }
     return 0;
 }
