@@ -1,0 +1,248 @@
+/*
+ * Writing to qcow2 images that lie about themselves, and after calls that failed: what must
+ * not become of the header, of tables, and of bytes that nobody wrote.
+ */
+#include "tests/crash-file.h"
+#include "tests/qcow2-fsck.h"
+#include "tests/qcow2-write-support.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define COPIED_BIT ((uint64_t)1 << 63)
+
+TestSuite(qcow2_review, .fini = crash_reset);
+
+static void patch(uint64_t at, const void *bytes, size_t length)
+{
+    g_autofree char *path = support_path("%s", file);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    cr_assert_eq(pwrite(fd, bytes, length, (off_t)at), (ssize_t)length);
+    g_close(fd, NULL);
+}
+
+static void patch_word(uint64_t at, uint64_t value)
+{
+    value = GUINT64_TO_BE(value);
+    patch(at, &value, sizeof value);
+}
+
+static uint64_t word_at(uint64_t at)
+{
+    uint64_t value;
+    g_autofree char *path = support_path("%s", file);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    cr_assert_eq(pread(fd, &value, sizeof value, (off_t)at), (ssize_t)sizeof value);
+    g_close(fd, NULL);
+    return GUINT64_FROM_BE(value);
+}
+
+/* The table that the header's field at `field` places moves to `to`, uncounted. */
+static void move_table(uint64_t field, uint64_t to, uint64_t file_size)
+{
+    g_autofree char *path = support_path("%s", file);
+    patch_word(to, word_at(word_at(field)));
+    patch_word(field, to);
+    cr_assert_eq(truncate(path, (off_t)file_size), 0);
+}
+
+static void assert_header(void)
+{
+    cr_assert_eq(word_at(0), 0x514649fb00000003u, "the header is gone");
+}
+
+/* What the open did not reach, for which an image has to be large. */
+static image *open_unchecked(void)
+{
+    qcow2_header header;
+    qcow2_check check;
+    uint64_t budget = 0;
+    g_autofree char *path = support_path("%s", file);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    cr_assert(qcow2_header_read(fd, path, &header, NULL));
+    cr_assert(qcow2_check_tables(fd, 0, &header, path, &budget, &check, NULL));
+    image *im = qcow2_open_writable(fd, -1, &header, path, NULL);
+    cr_assert_not_null(im);
+    qcow2_header_clear(&header);
+    begin(im);
+    return im;
+}
+
+/* ---- Images that lie ------------------------------------------------------------------ */
+
+Test(qcow2_review, I7_uncounted_l1_table_moves)
+{
+    make("s=32k; create -o cluster_size=512");
+    move_table(40, MIB, 2 * MIB);
+    image *im = open_written();
+    image_resize(im, 4 * MIB);
+    image_flush(im);
+    image_close(im);
+    assert_header();
+}
+
+Test(qcow2_review, O3_refcount_table_beyond_its_own_reach_moves)
+{
+    make("s=32k; create -o cluster_size=512");
+    move_table(48, 1024 * MIB, 1025 * MIB);
+    image *im = open_written();
+    image_resize(im, 4 * MIB);
+    image_flush(im);
+    image_close(im);
+    assert_header();
+}
+
+/* Its L1 table is at 0 and has no entries: the header is there, and stays protected. */
+Test(qcow2_review, I7_header_of_an_image_that_had_no_size)
+{
+    make("s=0; create");
+    cr_assert_eq(word_at(40), 0);
+    patch(word_at(word_at(48)), "\0\0", 2);
+    image *im = open_written();
+    cr_assert_eq(image_resize(im, 4 * MIB), 0);
+    g_autofree uint8_t *buf = g_malloc0(4096);
+    cr_assert_eq(image_write(im, buf, 0, 4096), -EIO);
+    image_close(im);
+    assert_header();
+}
+
+Test(qcow2_review, I7_what_an_entry_names_is_not_punched_where_a_table_lies)
+{
+    make("s=256k; compress -o cluster_size=64k");
+    uint64_t l2 = word_at(word_at(40)) & ~COPIED_BIT;
+    cr_assert(word_at(l2) & ((uint64_t)1 << 62));
+    patch_word(l2, (uint64_t)1 << 62 | 0x200);
+    image *im = open_unchecked();
+    cr_assert_eq(image_discard(im, 0, 64 * KIB), 0);
+    image_flush(im);
+    cr_assert_eq(image_flush(im), -EIO);
+    image_close(im);
+    assert_header();
+}
+
+/* A table that is ours alone, though its L1 entry does not say so: a copy takes its place,
+ * and where it was there may be data. */
+Test(qcow2_review, I7_freed_l2_table_is_given_out)
+{
+    make("create -o cluster_size=512; io $i 'write -P 1 0 32k'");
+    uint64_t l1 = word_at(40);
+    patch_word(l1, word_at(l1) & ~COPIED_BIT);
+    image *im = open_written();
+    for (unsigned i = 0; i < 4; i++) {
+        cr_assert_eq(image_discard(im, 0, 32 * KIB), 0);
+        cr_assert_eq(image_flush(im), 0);
+        write_pattern(im, 0, 64 * KIB, i);
+        cr_assert_eq(image_flush(im), 0);
+    }
+    close_clean(im);
+}
+
+/* ---- Calls that fail ------------------------------------------------------------------ */
+
+typedef struct l1_watch {
+    uint64_t seed;
+    unsigned states;
+} l1_watch;
+
+static void check_state(void *user, crash_kind kind)
+{
+    l1_watch *watch = user;
+    (void)kind;
+    g_autofree char *path = support_path("crashed");
+    for (unsigned i = 0; i < 40; i++, watch->states++) {
+        crash_state_save(0, path, CRASH_SOME, &watch->seed);
+        qcow2_fsck fsck = qcow2_fsck_run(path);
+        cr_assert_null(fsck.error, "%s", fsck.error);
+    }
+}
+
+/* Two L1 entries in different sectors: the first is written, the second fails. The next
+ * flush may not take the first table for one that nobody finds. */
+Test(qcow2_review, I3_l1_entries_of_a_flush_that_failed)
+{
+    l1_watch watch = {.seed = support_seed()};
+    make("create -o cluster_size=512");
+    g_autofree char *path = support_path("%s", file);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    image *im = open_written();
+    crash_watch(fd);
+    unsigned failed = 0;
+    for (unsigned at = 1; at < 12; at++) {
+        uint64_t guest = at * 64 * KIB;
+        write_pattern(im, guest, 512, at);
+        write_pattern(im, guest + 2 * MIB, 512, at);
+        crash_set_fault((crash_fault){.kinds = CRASH_WRITE, .at = at, .error = EIO});
+        failed += image_flush(im) == -EIO;
+        crash_set_fault((crash_fault){0});
+        for (unsigned i = 1; i < 40; i++)
+            write_pattern(im, guest + i * 512, 512, at);
+        crash_set_hook(check_state, &watch);
+        cr_assert_eq(image_flush(im), 0);
+        crash_set_hook(NULL, NULL);
+    }
+    cr_assert_gt(failed, 3);
+    cr_assert_gt(watch.states, 0);
+    image_close(im);
+    g_close(fd, NULL);
+}
+
+/* W3: what was not written successfully does not come to light by a write beside it. */
+Test(qcow2_review, W3_failed_write_to_a_data_file_stays_unseen)
+{
+    make("create -o data_file=$i.data; truncate -s 0 $i.data");
+    image *im = open_written();
+    g_autofree char *path = support_path("%s.data", file);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    crash_watch(fd);
+    g_autofree uint8_t *buf = g_malloc(32 * KIB);
+    memset(buf, 7, 32 * KIB);
+    crash_set_fault(
+        (crash_fault){.kinds = CRASH_WRITE, .at = 1, .error = EIO, .tear = 99});
+    cr_assert_eq(image_write(im, buf, 0, 32 * KIB), -EIO);
+    cr_assert_eq(crash_fault_hits(), 1);
+    crash_reset();
+    assert_zero(im, 0, 32 * KIB);
+    write_pattern(im, 48 * KIB, 512, 1);
+    assert_zero(im, 0, 32 * KIB);
+    image_close(im);
+    g_close(fd, NULL);
+}
+
+/* ---- Threads -------------------------------------------------------------------------- */
+
+typedef struct reader {
+    image *im;
+    uint64_t offset;
+    atomic_bool *stop;
+} reader;
+
+static void *read_on(void *user)
+{
+    const reader *r = user;
+    g_autofree uint8_t *buf = g_malloc(64 * KIB);
+    while (!atomic_load(r->stop))
+        cr_assert_eq(image_read(r->im, buf, r->offset, 64 * KIB), 0);
+    return NULL;
+}
+
+/* Compressed clusters are read all the time: a flush that frees one ends nevertheless. */
+Test(qcow2_review, W4_flush_is_not_starved_by_readers, .timeout = 30)
+{
+    make("s=2M; compress -o cluster_size=64k");
+    image *im = open_written();
+    atomic_bool stop = false;
+    pthread_t threads[4];
+    reader readers[4];
+    for (unsigned i = 0; i < 4; i++) {
+        readers[i] = (reader){im, (16 + i) * 64 * KIB, &stop};
+        cr_assert_eq(pthread_create(&threads[i], NULL, read_on, &readers[i]), 0);
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        write_pattern(im, i * 64 * KIB, 64 * KIB, i);
+        cr_assert_eq(image_flush(im), 0);
+    }
+    atomic_store(&stop, true);
+    for (unsigned i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    close_clean(im);
+}
