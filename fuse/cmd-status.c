@@ -110,8 +110,8 @@ static const char *advice(const json_t *d)
         return "too few replicas are left: requests fail. Look at the events,\n"
                "            unmount, and verify the replicas before mounting again.";
     if (out)
-        return "a replica is out. Look at the events, unmount, replace its\n"
-               "            file by a copy of a good one, verify, and mount again.";
+        return "a replica missed changes. Look at the events, unmount, replace\n"
+               "            its file by a copy of a good one, verify, and mount again.";
     if (number_of(d, "quorum-failures"))
         return "requests failed, because too few replicas agreed. The events\n"
                "            and explain say where; unmount, and verify the replicas.";

@@ -275,7 +275,8 @@ static void figure_row(GString *text, const char *labels, const replica_status *
 static void state_row(GString *text, const char *labels, const replica_status *status,
                       const replica_metric *metric)
 {
-    static const replica_state states[] = {REPLICA_IN_SYNC, REPLICA_FAILED};
+    static const replica_state states[] = {REPLICA_IN_SYNC, REPLICA_STALE,
+                                           REPLICA_RESYNCING, REPLICA_FAILED};
     for (unsigned i = 0; i < G_N_ELEMENTS(states); i++)
         g_string_append_printf(text, "quorumfs_%s{%s,state=\"%s\"} %d\n", metric->name,
                                labels, replica_state_name(states[i]),

@@ -1,35 +1,38 @@
 /*
  * disk-change.c: what follows when not every replica took a change (W2, W3, W4).
  *
- * A change that at least `threshold` replicas took succeeds. Those that did not take it
- * hold old or torn bytes: they are out before the range lock is given up, so no read can
- * ask them for that range, and the journal says so durably before the guest hears of
- * success (W2).
+ * A change that at least `threshold` replicas took succeeds, where only those count that were
+ * current on its range. Those that did not take it hold old or torn bytes there: they are
+ * stale in that range before its lock is given up, so no read can ask them for it, and that
+ * is on stable storage before the guest hears of success (W2). Elsewhere they vote on.
  *
- * A change that fewer took fails as a whole, and then nobody goes out. Taking out those
- * that failed would leave too few; taking out those that did not would throw away good
- * copies of everything else; and the usual cause, a full file system, passes: the guest
- * repeats the write and all replicas are equal again. The range may meanwhile hold old
- * bytes here, new ones there and torn ones elsewhere. Two reads still never disagree (W3):
- * a read is a function of what the replicas in sync hold, and as no write intervenes only
- * the set of those that are asked can change, and only shrink. With a threshold of more
- * than half, at most one version of a sector can ever reach it, however many replicas
- * drop out or cannot be read: a read returns that version or EIO. With a threshold of half
- * or less two versions could, and the loss of one replica could turn the vote; so there
- * the range is read back under the writer's lock, and as long as a second version of some
- * sector reaches the threshold, all but the winners are out. At least `threshold` remain.
+ * A change that fewer took fails as a whole, and then nobody is stale. Taking out those that
+ * failed would leave too few; taking out those that did not would throw away good copies;
+ * and the usual cause, a full file system, passes: the guest repeats the write and all
+ * replicas are equal again. The range may meanwhile hold old bytes here, new ones there and
+ * torn ones elsewhere. Two reads still never disagree (W3): a read is a function of what the
+ * replicas current there hold, and as no write intervenes only the set of those that are
+ * asked can change, and only shrink. With a threshold of more than half, at most one version
+ * of a sector can ever reach it, however many replicas drop out or cannot be read: a read
+ * returns that version or EIO. With a threshold of half or less two versions could, and the
+ * loss of one replica could turn the vote; so there the range is read back under the writer's
+ * lock, and as long as a second version of some sector reaches the threshold, all but the
+ * winners are stale there. At least `threshold` remain.
  *
- * A replica whose flush failed is out in any case (W4), even if too few are left then.
+ * A replica whose flush failed is out in any case (W4), even if too few are left then; a
+ * flush succeeds if every byte still has enough replicas that flushed it.
  *
- * Concurrent changes: one that was not even asked of a replica that is out may be done
- * before the journal knows of that one; it waits for that (await_recorded).
- *
- * Concurrent failures: who is out is decided under state_lock and counts only replicas
- * that are still in sync then, so two writes cannot both succeed by different majorities
- * that have fewer than `threshold` replicas in common with those that are left.
+ * Concurrent changes: one that was not even asked of a replica that is out notes for itself
+ * what that one missed, and waits for what others are still recording (await_recorded).
  */
 #include "quorum/disk-internal.h"
 #include <errno.h>
+
+/* A flush concerns all of the disk. */
+static uint64_t change_end(const disk_change *change)
+{
+    return change->length > 0 ? change->offset + change->length : IMAGE_SIZE_MAX;
+}
 
 int disk_change_begin(disk *d, disk_change *ret_change, const char *op, uint64_t offset,
                       uint64_t length)
@@ -39,15 +42,28 @@ int disk_change_begin(disk *d, disk_change *ret_change, const char *op, uint64_t
     ret_change->op = op;
     ret_change->offset = offset & ~(uint64_t)(VOTE_SECTOR - 1);
     ret_change->length = length ? MIN(end, size) - ret_change->offset : 0;
-    ret_change->asked = atomic_load_explicit(&d->in_sync, memory_order_acquire);
+    ret_change->asked = disk_takers(d);
     ret_change->data = NULL;
     ret_change->lost = 0;
     ret_change->event = REPLICA_EVENT_CHANGE_FAILED;
-    if (disk_set_size(ret_change->asked) >= d->threshold)
+    if (atomic_load(&d->in_sync) == disk_all_replicas(d))
+        return 0;
+    g_mutex_lock(&d->state_lock);
+    bool enough = disk_quorum_everywhere(d, ret_change->asked, ret_change->offset,
+                                         change_end(ret_change));
+    g_mutex_unlock(&d->state_lock);
+    if (enough)
         return 0;
     DISK_COUNT(d->quorum_failures, 1);
     return -EIO;
 }
+
+/* What deciding about a change has changed. */
+typedef struct disk_outcome {
+    uint64_t moved; /* replicas in another state than before */
+    uint64_t missed;
+    replica_state from[VOTE_REPLICAS_MAX]; /* of those that moved */
+} disk_outcome;
 
 static uint64_t change_failed(const disk *d, const disk_change *change)
 {
@@ -58,33 +74,56 @@ static uint64_t change_failed(const disk *d, const disk_change *change)
     return failed;
 }
 
-/* The result for the guest, and who is out. A replica that dropped out while this change
- * ran does not count as having taken it. */
-static int decide(disk *d, const disk_change *change, uint64_t failed, uint64_t *ret_out)
+/* What a replica that did not take the change has missed. state_lock is held. */
+static void note_missed(disk *d, const disk_change *change, unsigned i)
 {
-    int results[VOTE_REPLICAS_MAX];
-    unsigned n = 0;
-    g_mutex_lock(&d->state_lock);
-    for (unsigned i = 0; i < d->n; i++) {
-        if (!disk_has_bit(change->asked, i))
-            continue;
-        bool dropped = d->replicas[i].state != REPLICA_IN_SYNC;
-        results[n++] = change->results[i] == 0 && dropped ? -EIO : change->results[i];
-    }
-    int r = vote_errno(results, n, d->threshold);
+    rangeset_add(&d->replicas[i].missed, change->offset, change->length);
+}
 
-    *ret_out = 0;
-    bool all_out = r == 0 || change->event == REPLICA_EVENT_FLUSH_FAILED;
-    uint64_t losing = all_out ? failed : change->lost;
+/* The vote of the results, wherever other replicas vote by itself. state_lock is held. A
+ * replica that dropped out while the change ran does not count as having taken it. */
+static int vote_results(const disk *d, const disk_change *change)
+{
+    uint64_t at = change->offset, end = change_end(change), run_end;
+    int r = 0;
+    do {
+        int results[VOTE_REPLICAS_MAX];
+        unsigned n = 0;
+        uint64_t voters = disk_voter_run_locked(d, at, end, &run_end);
+        for (unsigned i = 0; i < d->n; i++)
+            if (disk_has_bit(voters & change->asked, i))
+                results[n++] = change->results[i];
+        r = vote_errno(results, n, d->threshold);
+        at = run_end;
+    } while (r == 0 && at < end);
+    return r;
+}
+
+/* The result for the guest, who has changed state, and who has missed the change. */
+static int decide(disk *d, const disk_change *change, uint64_t failed,
+                  disk_outcome *ret_outcome)
+{
+    bool flush = change->event == REPLICA_EVENT_FLUSH_FAILED;
+    *ret_outcome = (disk_outcome){0};
+    g_mutex_lock(&d->state_lock);
+    int r = vote_results(d, change);
+    uint64_t losing = r == 0 || flush ? failed : change->lost;
     for (unsigned i = 0; i < d->n; i++) {
-        disk_replica *replica = &d->replicas[i];
+        const disk_replica *replica = &d->replicas[i];
         bool took = disk_has_bit(change->asked & ~failed, i);
-        if (disk_has_bit(losing, i) && replica_transition(d, i, change->event))
-            *ret_out |= UINT64_C(1) << i;
-        if (replica->state != REPLICA_IN_SYNC && !took)
-            replica->stale_bytes +=
-                rangeset_add(&replica->missed, change->offset, change->length);
+        if (disk_has_bit(losing, i)) {
+            ret_outcome->from[i] = replica->state;
+            if (replica_transition(d, i, change->event))
+                ret_outcome->moved |= UINT64_C(1) << i;
+        }
+        if (took || replica->state == REPLICA_IN_SYNC)
+            continue;
+        if (r == 0 || !disk_has_bit(change->asked, i)) {
+            note_missed(d, change, i);
+            ret_outcome->missed |= UINT64_C(1) << i;
+        }
     }
+    d->unrecorded |= ret_outcome->moved;
     if (failed != 0 && failed != change->asked)
         rangeset_add(&d->differing, change->offset, change->length);
     g_mutex_unlock(&d->state_lock);
@@ -101,12 +140,13 @@ static void await_recorded(disk *d)
     g_mutex_unlock(&d->state_lock);
 }
 
-static void journal_state(disk *d, const disk_change *change, unsigned i, int error)
+static void journal_state(disk *d, const disk_change *change, unsigned i, int error,
+                          replica_state from)
 {
     journal_loser loser = {.replica = d->replicas[i].name, .error = -error};
     g_autofree char *action =
-        g_strdup_printf("%s -> %s", replica_state_name(REPLICA_IN_SYNC),
-                        replica_state_name(REPLICA_FAILED));
+        g_strdup_printf("%s -> %s", replica_state_name(from),
+                        replica_state_name(replica_state_after(from, change->event)));
     disk_journal(d, (journal_record){
                         .event = JOURNAL_REPLICA_STATE,
                         .op = change->op,
@@ -119,16 +159,16 @@ static void journal_state(disk *d, const disk_change *change, unsigned i, int er
                     });
 }
 
-/* Those that this change took out: durably, then whoever awaits it may go on. */
-static void record_out(disk *d, const disk_change *change, uint64_t out)
+/* Those whose state changed: durably, then whoever awaits it may go on. */
+static void record_moved(disk *d, const disk_change *change, const disk_outcome *outcome)
 {
     for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(out, i))
-            journal_state(d, change, i, change->results[i]);
+        if (disk_has_bit(outcome->moved, i))
+            journal_state(d, change, i, change->results[i], outcome->from[i]);
     if (d->journal)
         journal_sync(d->journal);
     g_mutex_lock(&d->state_lock);
-    d->unrecorded &= ~out;
+    d->unrecorded &= ~outcome->moved;
     g_cond_broadcast(&d->recorded);
     g_mutex_unlock(&d->state_lock);
 }
@@ -210,13 +250,37 @@ static uint64_t contenders(const disk *d, const vote_range *range, uint64_t aske
     return 0;
 }
 
-/* Returns whether somebody is out, and the piece must be looked at again. */
+/* `out` holds what must not win: no vote there any more. */
+static void lose_piece(disk *d, const disk_change *change, uint64_t offset, size_t length,
+                       uint64_t out)
+{
+    disk_change piece = *change;
+    disk_outcome outcome = {0};
+    piece.offset = offset;
+    piece.length = length;
+    piece.event = REPLICA_EVENT_OUTVOTED;
+    g_mutex_lock(&d->state_lock);
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(out, i))
+            continue;
+        outcome.from[i] = d->replicas[i].state;
+        note_missed(d, &piece, i);
+        if (replica_transition(d, i, piece.event))
+            outcome.moved |= UINT64_C(1) << i;
+    }
+    d->unrecorded |= outcome.moved;
+    g_mutex_unlock(&d->state_lock);
+    record_moved(d, &piece, &outcome);
+}
+
+/* Returns whether somebody is stale now, and the piece must be looked at again. */
 static bool settle_piece(disk *d, const disk_change *change, uint64_t offset,
                          size_t length)
 {
     disk_reading reading;
     disk_verdict verdict;
-    uint64_t asked = atomic_load(&d->in_sync), out = 0;
+    uint64_t run_end, out = 0;
+    uint64_t asked = disk_voter_run(d, offset, offset + length, &run_end);
     disk_gather(d, disk_thread_get(d->n), asked, offset, length, &reading);
     disk_recover(d, &reading);
     disk_vote(d, &reading, NULL, &verdict);
@@ -230,13 +294,8 @@ static bool settle_piece(disk *d, const disk_change *change, uint64_t offset,
     disk_verdict_clear(&verdict);
     disk_reading_clear(&reading);
 
-    g_mutex_lock(&d->state_lock);
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(out, i) && !replica_transition(d, i, REPLICA_EVENT_OUTVOTED))
-            out &= ~(UINT64_C(1) << i);
-    g_mutex_unlock(&d->state_lock);
     if (out != 0)
-        record_out(d, change, out);
+        lose_piece(d, change, offset, length, out);
     return out != 0;
 }
 
@@ -244,25 +303,27 @@ static void settle(disk *d, const disk_change *change)
 {
     uint64_t end = change->offset + change->length;
     for (uint64_t at = change->offset; at < end;) {
-        size_t length = (size_t)MIN(end - at, DISK_REQUEST_MAX);
-        while (2 * d->threshold <= disk_set_size(atomic_load(&d->in_sync)) &&
-               settle_piece(d, change, at, length))
-            ;
-        at += length;
+        uint64_t run_end, limit = MIN(end, at + DISK_REQUEST_MAX);
+        uint64_t voters = disk_voter_run(d, at, limit, &run_end);
+        while (2 * d->threshold <= disk_set_size(voters) &&
+               settle_piece(d, change, at, (size_t)(run_end - at)))
+            voters = disk_voter_run(d, at, limit, &run_end);
+        at = run_end;
     }
 }
 
 int disk_change_finish(disk *d, const disk_change *change)
 {
-    uint64_t failed = change_failed(d, change), out;
+    uint64_t failed = change_failed(d, change);
+    disk_outcome outcome;
     if (failed == 0 && change->asked == disk_all_replicas(d) &&
         atomic_load_explicit(&d->in_sync, memory_order_acquire) == change->asked)
         return 0;
 
-    int r = decide(d, change, failed, &out);
+    int r = decide(d, change, failed, &outcome);
     journal_failures(d, change, failed, r);
-    if (out != 0)
-        record_out(d, change, out);
+    if (outcome.moved != 0)
+        record_moved(d, change, &outcome);
     else if (failed != 0 && d->journal)
         journal_sync(d->journal);
     if (r < 0) {

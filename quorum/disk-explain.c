@@ -7,7 +7,8 @@
  * across requests: digests are computed as the run grows. Rows of finished runs are
  * handed over when no lock is held.
  *
- * A replica that is out is not read: what it holds was overtaken. Its error is ESTALE.
+ * A replica that is out, or stale there, is not read: what it holds was overtaken.
+ * Its error is ESTALE.
  */
 #include "quorum/disk-internal.h"
 #include <errno.h>
@@ -153,7 +154,7 @@ static size_t segment_at(const explanation *e, const disk_reading *reading,
     return (size_t)end;
 }
 
-static int explain_piece(explanation *e, uint64_t offset, size_t length)
+static int explain_piece(explanation *e, uint64_t voters, uint64_t offset, size_t length)
 {
     disk *d = e->d;
     if (!disk_has_range(d, offset, length))
@@ -162,8 +163,7 @@ static int explain_piece(explanation *e, uint64_t offset, size_t length)
     disk_verdict verdict;
     explain_segment segment;
     unsigned next = 0;
-    disk_gather(d, disk_thread_get(d->n), atomic_load(&d->in_sync), offset, length,
-                &reading);
+    disk_gather(d, disk_thread_get(d->n), voters, offset, length, &reading);
     disk_recover(d, &reading);
     disk_vote(d, &reading, NULL, &verdict);
     for (size_t at = 0; at < reading.length;) {
@@ -200,7 +200,9 @@ int disk_explain(disk *d, uint64_t offset, uint64_t length, disk_explain_fn row,
         uint64_t piece = MIN(end - offset, DISK_REQUEST_MAX);
         rangelock_held held;
         disk_lock_sectors(d, &held, offset, piece, RANGELOCK_SHARED);
-        r = explain_piece(e, offset, (size_t)piece);
+        uint64_t run_end, voters = disk_voter_run(d, offset, offset + piece, &run_end);
+        piece = run_end - offset;
+        r = explain_piece(e, voters, offset, (size_t)piece);
         rangelock_release(d->range_lock, &held);
         hand_over(e, row, opaque);
         offset += piece;

@@ -11,9 +11,9 @@
  *   disk-explain.c  who holds what
  *   replica.c       states of a replica
  *
- * Which replicas are asked is one word, `in_sync`, bit i for replica i. It is read after
- * the range lock was taken, so a replica that missed a write to a range is never asked
- * for that range afterwards: the writer clears its bit before it lets go of the range.
+ * Who votes on a range is found out after its range lock was taken (disk_voters), so a
+ * replica that missed a write to a range is never asked for that range afterwards: the writer
+ * notes it before it lets go of the range.
  */
 #ifndef QUORUM_DISK_INTERNAL_H
 #define QUORUM_DISK_INTERNAL_H
@@ -24,9 +24,14 @@
 #include <stdatomic.h>
 
 typedef enum replica_event {
-    REPLICA_EVENT_CHANGE_FAILED, /* a write, write-zeroes, discard or resize */
+    REPLICA_EVENT_CHANGE_FAILED, /* a write, write-zeroes or discard */
+    REPLICA_EVENT_OUTVOTED,      /* differs after a change that failed as a whole (W3) */
+    REPLICA_EVENT_LOST,          /* its size is not the disk's */
     REPLICA_EVENT_FLUSH_FAILED,
-    REPLICA_EVENT_OUTVOTED, /* differs after a change that failed as a whole (W3) */
+    REPLICA_EVENT_RESYNC_BEGINS,
+    REPLICA_EVENT_CAUGHT_UP, /* it has missed nothing any more */
+    REPLICA_EVENT_RESYNC_STOPS,
+    REPLICA_EVENTS
 } replica_event;
 
 typedef struct disk_replica {
@@ -37,8 +42,8 @@ typedef struct disk_replica {
     /* Under state_lock: */
     replica_state state;
     rangeset differing; /* where it was outvoted, or nobody won */
-    rangeset missed;    /* changes that it did not take */
-    uint64_t divergent_bytes, stale_bytes;
+    rangeset missed;    /* changes that it did not take: no vote there */
+    uint64_t divergent_bytes;
 } disk_replica;
 
 struct disk {
@@ -55,7 +60,7 @@ struct disk {
     rangelock *range_lock;
 
     atomic_uint_fast64_t size;
-    atomic_uint_fast64_t in_sync; /* written by replica_transition only */
+    atomic_uint_fast64_t in_sync, partly; /* written by replica_transition only */
     atomic_uint_fast64_t reads, read_bytes, writes, write_bytes, flushes;
     atomic_uint_fast64_t divergences, quorum_failures;
 
@@ -85,8 +90,21 @@ static inline unsigned disk_set_size(uint64_t set)
 
 /* replica.c */
 
+replica_state replica_state_after(replica_state from, replica_event event);
 /* The only place where a state changes; state_lock is held. Returns whether it changed. */
 bool replica_transition(disk *d, unsigned i, replica_event event);
+
+/* Who votes at `offset`: in sync, or stale elsewhere; and how far they stay the same, at most
+ * up to `end`, which is larger. Under the range's lock. */
+uint64_t disk_voter_run(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end);
+/* The same; state_lock is held. */
+uint64_t disk_voter_run_locked(const disk *d, uint64_t offset, uint64_t end,
+                               uint64_t *ret_end);
+/* Who takes changes and flushes: in sync or stale anywhere. */
+uint64_t disk_takers(disk *d);
+/* Whether each byte of the range has at least `threshold` of the set that vote there.
+ * state_lock is held. */
+bool disk_quorum_everywhere(const disk *d, uint64_t set, uint64_t offset, uint64_t end);
 
 /* disk-read.c: memory of one thread, freed with it. */
 
@@ -97,11 +115,13 @@ typedef struct disk_thread {
     io_list list;
     uint8_t *buffers[VOTE_REPLICAS_MAX];
     unsigned n_buffers;
-    uint8_t *voted; /* where no single replica won everything */
+    uint8_t *voted;  /* where no single replica won everything */
+    uint8_t *joined; /* where not everywhere the same replicas vote */
 } disk_thread;
 
 disk_thread *disk_thread_get(unsigned n_replicas);
 uint8_t *disk_thread_voted(disk_thread *thread);
+uint8_t *disk_thread_joined(disk_thread *thread);
 
 /* What the replicas returned for one range, before anybody judged it. */
 typedef struct disk_reading {
@@ -156,14 +176,15 @@ void disk_journal(disk *d, journal_record record);
 typedef struct disk_change {
     const char *op;
     uint64_t offset, length; /* whole sectors; 0, 0 for a flush */
-    uint64_t asked;
+    uint64_t asked;          /* takers */
+    uint64_t counted;        /* those of them that were current on the range before */
     int results[VOTE_REPLICAS_MAX]; /* of replicas asked: 0 or -errno */
     const void *data;               /* what all of the range was to hold, or NULL */
     replica_event event;            /* what a failure means */
     uint64_t lost; /* of those that failed: out even if the change failed */
 } disk_change;
 
-/* Asks the replicas in sync, and says -EIO at once if they are fewer than the threshold. */
+/* Asks all takers, and says -EIO at once if too few of them vote somewhere in the range. */
 int disk_change_begin(disk *d, disk_change *ret_change, const char *op, uint64_t offset,
                       uint64_t length);
 /* W2 to W4: who is out, what is journalled (durably before this returns), and what the

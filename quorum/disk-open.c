@@ -229,6 +229,7 @@ static disk *disk_new(const disk_options *options, journal *records)
         d->replicas[i].source = g_strdup(nth(options, i)->source);
     }
     atomic_init(&d->in_sync, disk_all_replicas(d));
+    atomic_init(&d->partly, 0);
     return d;
 }
 

@@ -23,6 +23,7 @@
 #include "quorum/disk-internal.h"
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 static void thread_free(void *opaque)
@@ -32,6 +33,7 @@ static void thread_free(void *opaque)
     for (unsigned i = 0; i < thread->n_buffers; i++)
         free(thread->buffers[i]);
     free(thread->voted);
+    free(thread->joined);
     g_free(thread);
 }
 
@@ -62,6 +64,13 @@ uint8_t *disk_thread_voted(disk_thread *thread)
     if (!thread->voted)
         thread->voted = buffer_new();
     return thread->voted;
+}
+
+uint8_t *disk_thread_joined(disk_thread *thread)
+{
+    if (!thread->joined)
+        thread->joined = buffer_new();
+    return thread->joined;
 }
 
 void disk_lock_sectors(disk *d, rangelock_held *held, uint64_t offset, uint64_t length,
@@ -145,20 +154,18 @@ void disk_reading_clear(disk_reading *reading)
             g_clear_pointer(&reading->sector_errors[i], g_free);
 }
 
-static int read_locked(disk *d, uint64_t offset, size_t length, const void **ret_data)
+/* A range on which the same replicas vote everywhere. */
+static int read_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
+                    const uint8_t **ret_data)
 {
-    if (!disk_has_range(d, offset, length))
-        return -EINVAL;
-    uint64_t asked = atomic_load_explicit(&d->in_sync, memory_order_acquire);
-    if (disk_set_size(asked) < d->threshold) {
+    if (disk_set_size(voters) < d->threshold) {
         DISK_COUNT(d->quorum_failures, 1);
         return -EIO;
     }
-
     disk_thread *thread = disk_thread_get(d->n);
     disk_reading reading;
-    disk_gather(d, thread, asked, offset, length, &reading);
-    const uint8_t *data = reading.ballots[__builtin_ctzll(asked)].data;
+    disk_gather(d, thread, voters, offset, length, &reading);
+    const uint8_t *data = reading.ballots[__builtin_ctzll(voters)].data;
     if (!vote_unanimous(reading.ballots, d->n, d->threshold, reading.length)) {
         int r = disk_judge(d, thread, &reading, &data);
         disk_reading_clear(&reading);
@@ -167,6 +174,33 @@ static int read_locked(disk *d, uint64_t offset, size_t length, const void **ret
     }
     *ret_data = data + (offset - reading.offset);
     return 0;
+}
+
+/* Somebody is stale in a part of it: run by run. */
+static int read_runs(disk *d, uint64_t offset, size_t length, const uint8_t **ret_data)
+{
+    uint8_t *joined = disk_thread_joined(disk_thread_get(d->n));
+    uint64_t end = offset + length, run_end;
+    for (uint64_t at = offset; at < end; at = run_end) {
+        const uint8_t *data;
+        uint64_t voters = disk_voter_run(d, at, end, &run_end);
+        int r = read_run(d, voters, at, (size_t)(run_end - at), &data);
+        if (r < 0)
+            return r;
+        memcpy(joined + (at - offset), data, (size_t)(run_end - at));
+    }
+    *ret_data = joined;
+    return 0;
+}
+
+static int read_locked(disk *d, uint64_t offset, size_t length, const uint8_t **ret_data)
+{
+    uint64_t run_end;
+    if (!disk_has_range(d, offset, length))
+        return -EINVAL;
+    uint64_t voters = disk_voter_run(d, offset, offset + length, &run_end);
+    return run_end == offset + length ? read_run(d, voters, offset, length, ret_data)
+                                      : read_runs(d, offset, length, ret_data);
 }
 
 int disk_read(disk *d, uint64_t offset, size_t length, const void **ret_data)
@@ -179,9 +213,11 @@ int disk_read(disk *d, uint64_t offset, size_t length, const void **ret_data)
         *ret_data = "";
         return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
     }
+    const uint8_t *data = NULL;
     rangelock_held held;
     disk_lock_sectors(d, &held, offset, length, RANGELOCK_SHARED);
-    int r = read_locked(d, offset, length, ret_data);
+    int r = read_locked(d, offset, length, &data);
     rangelock_release(d->range_lock, &held);
+    *ret_data = data;
     return r;
 }

@@ -34,6 +34,14 @@ static void resize_undo(disk *d, disk_change *change, uint64_t old_size)
     }
 }
 
+static bool everywhere(disk *d, uint64_t took)
+{
+    g_mutex_lock(&d->state_lock);
+    bool enough = disk_quorum_everywhere(d, took, 0, IMAGE_SIZE_MAX);
+    g_mutex_unlock(&d->state_lock);
+    return enough;
+}
+
 static int resize_locked(disk *d, uint64_t size)
 {
     disk_change change;
@@ -53,10 +61,11 @@ static int resize_locked(disk *d, uint64_t size)
         change.results[i] = chain_resize(d->replicas[i].chain, size);
         took |= (uint64_t)(change.results[i] == 0) << i;
     }
-    if (disk_set_size(took & atomic_load(&d->in_sync)) < d->threshold)
+    if (!everywhere(d, took))
         resize_undo(d, &change, old_size);
     else
         atomic_store(&d->size, size);
+    change.event = REPLICA_EVENT_LOST;
     return disk_change_finish(d, &change);
 }
 

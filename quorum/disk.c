@@ -60,17 +60,18 @@ void disk_replica_status(disk *d, unsigned i, replica_status *ret_status)
     };
     g_mutex_lock(&d->state_lock);
     ret_status->state = replica->state;
-    ret_status->stale_bytes = replica->stale_bytes;
+    ret_status->stale_bytes = rangeset_bytes(&replica->missed);
     ret_status->divergent_bytes = replica->divergent_bytes;
     g_mutex_unlock(&d->state_lock);
 }
 
 const char *disk_state_name(disk *d)
 {
-    uint64_t in_sync = atomic_load(&d->in_sync);
-    if (disk_set_size(in_sync) < d->threshold)
-        return "failed";
-    return in_sync == disk_all_replicas(d) ? "healthy" : "degraded";
+    g_mutex_lock(&d->state_lock);
+    bool healthy = atomic_load(&d->in_sync) == disk_all_replicas(d);
+    bool works = disk_quorum_everywhere(d, disk_takers(d), 0, IMAGE_SIZE_MAX);
+    g_mutex_unlock(&d->state_lock);
+    return healthy ? "healthy" : works ? "degraded" : "failed";
 }
 
 void disk_get_counters(disk *d, disk_counters *ret_counters)
@@ -138,9 +139,11 @@ static bool is_zero(image_extent_kind kind)
 static int map_locked(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
                       uint64_t *ret_length)
 {
-    uint64_t asked = atomic_load_explicit(&d->in_sync, memory_order_acquire);
     if (!disk_has_range(d, offset, length))
         return -EINVAL;
+    uint64_t run_end;
+    uint64_t asked = disk_voter_run(d, offset, offset + length, &run_end);
+    length = run_end - offset;
     if (disk_set_size(asked) < d->threshold)
         return -EIO;
     uint64_t zero_run = length, data_run = 0;

@@ -94,12 +94,12 @@ int disk_map(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
  * display figure. */
 uint64_t disk_allocated(disk *d);
 
-/* A replica's state. This version knows in-sync and failed: a replica that failed a write
- * or a flush is out, for reads and for writes, until the disk is opened again. The table
- * of states and transitions is in replica.c. */
+/* A replica's state. The table of states and transitions is in replica.c. */
 typedef enum replica_state {
     REPLICA_IN_SYNC,
-    REPLICA_FAILED,
+    REPLICA_STALE,     /* missed changes somewhere, votes elsewhere */
+    REPLICA_RESYNCING, /* the same, while it catches up */
+    REPLICA_FAILED,    /* out until the disk is opened again */
 } replica_state;
 const char *replica_state_name(replica_state state);
 
@@ -115,7 +115,7 @@ typedef struct replica_status {
                                  read in one submission, that submission's time */
 } replica_status;
 void disk_replica_status(disk *d, unsigned i, replica_status *ret_status);
-/* "healthy", "degraded", "failed" (fewer in-sync replicas than the threshold). */
+/* "healthy", "degraded", "failed" (somewhere fewer than `threshold` replicas are current). */
 const char *disk_state_name(disk *d);
 
 typedef struct disk_counters {

@@ -3,7 +3,6 @@
  * touch what is there already, so a tree would not pay for itself.
  */
 #include "quorum/rangeset.h"
-#include <stdbool.h>
 #include <stdlib.h>
 
 void rangeset_clear(rangeset *set)
@@ -98,4 +97,58 @@ uint64_t rangeset_add(rangeset *set, uint64_t offset, uint64_t length)
     if (set->ranges->len > RANGESET_MAX)
         coarsen(set);
     return length - covered;
+}
+
+bool rangeset_touches(const rangeset *set, uint64_t offset, uint64_t length)
+{
+    unsigned at = lower_bound(set, offset + 1); /* the first that ends behind `offset` */
+    return length > 0 && at < rangeset_count(set) &&
+           rangeset_get(set, at).start < offset + length;
+}
+
+bool rangeset_run(const rangeset *set, uint64_t offset, uint64_t end, uint64_t *ret_end)
+{
+    unsigned at = lower_bound(set, offset + 1);
+    *ret_end = end;
+    if (at == rangeset_count(set))
+        return false;
+    rangeset_range range = rangeset_get(set, at);
+    bool inside = range.start <= offset;
+    *ret_end = MIN(end, inside ? range.end : range.start);
+    return inside;
+}
+
+uint64_t rangeset_remove(rangeset *set, uint64_t offset, uint64_t length)
+{
+    uint64_t end = offset + length, removed = 0;
+    unsigned at = lower_bound(set, offset + 1);
+    while (length > 0 && at < rangeset_count(set)) {
+        rangeset_range *range = &g_array_index(set->ranges, rangeset_range, at);
+        rangeset_range rest = {end, range->end};
+        if (range->start >= end)
+            break;
+        bool keeps_start = range->start<offset, keeps_end = range->end> end;
+        if (keeps_start && keeps_end && set->ranges->len == RANGESET_MAX)
+            break;
+        removed += MIN(range->end, end) - MAX(range->start, offset);
+        if (keeps_start) {
+            range->end = offset;
+            at++;
+            if (keeps_end)
+                g_array_insert_val(set->ranges, at, rest);
+        } else if (keeps_end) {
+            range->start = end;
+        } else {
+            g_array_remove_index(set->ranges, at);
+        }
+    }
+    return removed;
+}
+
+uint64_t rangeset_bytes(const rangeset *set)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < rangeset_count(set); i++)
+        sum += rangeset_get(set, i).end - rangeset_get(set, i).start;
+    return sum;
 }

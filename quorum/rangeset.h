@@ -7,6 +7,7 @@
 #define QUORUM_RANGESET_H
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Most ranges that one set holds. When one more is needed, neighbours with the smaller
@@ -28,6 +29,14 @@ void rangeset_clear(rangeset *set); /* frees; empty afterwards */
 /* Returns how many of the bytes were not in the set before. The range must end below
  * UINT64_MAX; length 0 adds nothing. */
 uint64_t rangeset_add(rangeset *set, uint64_t offset, uint64_t length);
+
+/* Returns how many of the bytes were in the set. Where cutting a range in two would need
+ * one more than RANGESET_MAX, that range stays whole. */
+uint64_t rangeset_remove(rangeset *set, uint64_t offset, uint64_t length);
+bool rangeset_touches(const rangeset *set, uint64_t offset, uint64_t length);
+/* Whether `offset` is in the set, and up to where that holds: at most `end`. */
+bool rangeset_run(const rangeset *set, uint64_t offset, uint64_t end, uint64_t *ret_end);
+uint64_t rangeset_bytes(const rangeset *set);
 
 unsigned rangeset_count(const rangeset *set);
 rangeset_range rangeset_get(const rangeset *set, unsigned index);

@@ -20,10 +20,10 @@ static void write_ones(disk_rig *rig, uint64_t offset, size_t length, int expect
         memset(rig->model + offset, 0x11, length);
 }
 
-static void expect_states(disk_rig *rig, uint64_t failed)
+static void expect_states(disk_rig *rig, uint64_t others, replica_state state)
 {
     for (unsigned i = 0; i < rig->n; i++)
-        disk_rig_expect_state(rig, i, failed >> i & 1 ? REPLICA_FAILED : REPLICA_IN_SYNC);
+        disk_rig_expect_state(rig, i, others >> i & 1 ? state : REPLICA_IN_SYNC);
 }
 
 /* ---- Writes ---- */
@@ -46,9 +46,9 @@ Test(disk_split, W2_a_driver_without_changes_has_nothing_to_finish)
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
     fault_ops(1, ENOSPC, 1);
     write_ones(rig, 0, SECTOR, 0);
-    expect_states(rig, 0);
+    expect_states(rig, 0, REPLICA_STALE);
     write_ones(rig, SECTOR, SECTOR, 0);
-    expect_states(rig, 1u << 1);
+    expect_states(rig, 1u << 1, REPLICA_STALE);
     g_autofree char *record = disk_rig_only_record(rig, "replica-error", "write");
     g_autofree char *digest = disk_rig_digest(rig, SECTOR, SECTOR, 0);
     g_autofree char *expected =
@@ -70,7 +70,7 @@ Test(disk_split, W2_every_change_is_finished_whatever_the_others_say)
     cr_assert_eq(fault_run_ops(), 4);
     cr_assert_eq(fault_finished_changes(), 4);
     cr_assert_eq(fault_open_changes(), 0);
-    expect_states(rig, 1u << 0 | 1u << 2 | 1u << 4);
+    expect_states(rig, 1u << 0 | 1u << 2 | 1u << 4, REPLICA_STALE);
     json_t *records = disk_rig_records(rig, "replica-error", "write");
     static const int expected[] = {ENOSPC, EIO, EDQUOT};
     cr_assert_eq(json_array_size(records), 3);
@@ -90,7 +90,7 @@ Test(disk_split, W3_a_write_that_fails_as_a_whole_is_finished_too)
     write_ones(rig, 0, SECTOR, -ENOSPC);
     cr_assert_eq(fault_finished_changes(), 2);
     cr_assert_eq(fault_open_changes(), 0);
-    expect_states(rig, 0);
+    expect_states(rig, 0, REPLICA_STALE);
     write_ones(rig, 0, SECTOR, 0);
     disk_rig_check_replicas(rig, 7);
 }
@@ -113,7 +113,7 @@ Test(disk_split, W4_a_flush_takes_as_many_rounds_as_the_slowest_replica)
     cr_assert_eq(disk_flush(rig->disk), 0);
     cr_assert_eq(fault_runs(), 4);
     cr_assert_eq(fault_run_ops(), 1);
-    expect_states(rig, 0);
+    expect_states(rig, 0, REPLICA_FAILED);
 }
 
 Test(disk_split, W4_a_failure_in_a_late_round_is_that_replicas)
@@ -123,7 +123,7 @@ Test(disk_split, W4_a_failure_in_a_late_round_is_that_replicas)
     fault_ops(1, EIO, 2);
     cr_assert_eq(disk_flush(rig->disk), 0);
     cr_assert_eq(fault_runs(), 3);
-    expect_states(rig, 1u << 1);
+    expect_states(rig, 1u << 1, REPLICA_FAILED);
     g_autofree char *error = disk_rig_only_record(rig, "replica-error", "flush");
     cr_assert_str_eq(error, "0+0 a,c|b!5 errno 5, served");
 }
@@ -136,5 +136,5 @@ Test(disk_split, W4_a_flush_is_carried_on_although_others_failed)
     fault_ops(2, EIO, 0);
     cr_assert_eq(disk_flush(rig->disk), -EIO);
     cr_assert_eq(fault_runs(), 3);
-    expect_states(rig, 1u << 0 | 1u << 2);
+    expect_states(rig, 1u << 0 | 1u << 2, REPLICA_FAILED);
 }

@@ -4,6 +4,7 @@
 #include "quorum/rangeset.h"
 #include "tests/support.h"
 #include <criterion/criterion.h>
+#include <string.h>
 
 #define BYTES 4096u
 
@@ -22,6 +23,20 @@ static void check_against(const rangeset *set, const bool *model)
         cr_assert(!model[at]);
 }
 
+static void check_removal(rangeset *set, bool *model, uint64_t *state)
+{
+    uint64_t offset = support_random(state) % BYTES;
+    uint64_t length = support_random(state) % MIN(BYTES - offset, 30), there = 0, all = 0;
+    for (uint64_t k = offset; k < offset + length; k++)
+        there += model[k];
+    cr_assert_eq(rangeset_touches(set, offset, length), there > 0);
+    cr_assert_eq(rangeset_remove(set, offset, length), there);
+    memset(model + offset, 0, length);
+    for (uint64_t k = 0; k < BYTES; k++)
+        all += model[k];
+    cr_assert_eq(rangeset_bytes(set), all);
+}
+
 Test(rangeset, random_ranges_against_a_model)
 {
     uint64_t state = support_seed();
@@ -36,6 +51,7 @@ Test(rangeset, random_ranges_against_a_model)
                 model[k] = true;
             }
             cr_assert_eq(rangeset_add(&set, offset, length), fresh);
+            check_removal(&set, model, &state);
         }
         check_against(&set, model);
         rangeset_clear(&set);
