@@ -165,12 +165,16 @@ static void drop_l2_tables(qcow2_writer *w, uint64_t first, uint64_t end)
     }
 }
 
+/* Up to the end of the last table, which may name clusters behind the old size too. */
 static int clear_cut(qcow2_writer *w, uint64_t old, uint64_t size)
 {
-    uint64_t from = MIN(cluster_end(w, size), old);
-    int error = from > size ? qcow2_zero_part(w, size, from - size) : 0;
-    if (!error && from < old)
-        error = qcow2_zero_range(w, from, old - from, QCOW2_ZERO_DROP);
+    const qcow2_layout *layout = &w->map->layout;
+    uint64_t from = cluster_end(w, size);
+    uint64_t end = l1_needed(w, old) << (layout->l2_bits + layout->cluster_bits);
+    uint64_t part = MIN(from, old) - size;
+    int error = part ? qcow2_zero_part(w, size, part) : 0;
+    if (!error && from < end)
+        error = qcow2_zero_range(w, from, end - from, QCOW2_ZERO_DROP);
     if (!error)
         error = qcow2_writer_flush(w);
     return error;

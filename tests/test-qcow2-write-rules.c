@@ -347,3 +347,17 @@ Test(qcow2_write_rules, allocated_follows_what_is_written)
     cr_assert_eq(image_allocated(im), 0);
     close_clean(im);
 }
+
+/* ---- New sizes ---------------------------------------------------------------------------- */
+
+/* A virtual machine's state lies there, or somebody else shrank the disk. */
+Test(qcow2_write_rules, what_lies_behind_the_end_is_freed_with_its_table)
+{
+    const uint8_t size[8] = {[6] = 0x10}; /* 4 KiB, big-endian */
+    make("create; io $i 'write -P 1 0 64k' 'write -P 2 1M 64k'");
+    g_autofree char *path = support_path("%s", file);
+    support_poke(path, 24, size, sizeof size);
+    image *im = open_written();
+    cr_assert_eq(image_resize(im, 0), 0);
+    close_clean(im);
+}
