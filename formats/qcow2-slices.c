@@ -165,10 +165,10 @@ size_t qcow2_slices_dirty(const qcow2_slices *s)
 
 void qcow2_slices_set_max(qcow2_slices *s, size_t max)
 {
-    g_autofree qcow2_slice **old = s->buckets;
     s->max = MAX(s->max, max);
     while (((size_t)1 << s->bucket_bits) < s->max)
         s->bucket_bits++;
+    g_free(s->buckets);
     s->buckets = g_new0(qcow2_slice *, (size_t)1 << s->bucket_bits);
     for (guint i = 0; i < s->all->len; i++) {
         qcow2_slice *slice = s->all->pdata[i];
