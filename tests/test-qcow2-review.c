@@ -11,8 +11,6 @@
 
 #define COPIED_BIT ((uint64_t)1 << 63)
 
-TestSuite(qcow2_review, .fini = crash_reset);
-
 static void patch(uint64_t at, const void *bytes, size_t length)
 {
     g_autofree char *path = support_path("%s", file);
@@ -182,6 +180,7 @@ Test(qcow2_review, I3_l1_entries_of_a_flush_that_failed)
     }
     cr_assert_gt(failed, 3);
     cr_assert_gt(watch.states, 0);
+    crash_reset();
     image_close(im);
     g_close(fd, NULL);
 }
@@ -226,7 +225,7 @@ static void *read_on(void *user)
 }
 
 /* Compressed clusters are read all the time: a flush that frees one ends nevertheless. */
-Test(qcow2_review, W4_flush_is_not_starved_by_readers, .timeout = 30)
+Test(qcow2_review, W4_flush_is_not_starved_by_readers)
 {
     make("s=2M; compress -o cluster_size=64k");
     image *im = open_written();
