@@ -292,6 +292,25 @@ Test(qcow2_write_rules, shrinking_gives_space_back_and_growing_shows_zeroes)
     support_run("qemu-img info %s | grep -q '(41943040 bytes)'", file);
 }
 
+Test(qcow2_write_rules, what_was_cut_off_is_not_there_when_QEMU_grows_the_disk)
+{
+    static const uint8_t zero[512 * 100];
+    static const char *const options[] = {"create", "create -o extended_l2=on",
+                                          "create -o compat=0.10"};
+    for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
+        size_t length = 0;
+        make(options[i]);
+        image *im = open_written();
+        write_pattern(im, 0, 2 * MIB, 7);
+        cr_assert_eq(image_resize(im, MIB + 1024), 0);
+        close_clean(im);
+        support_run("qemu-img resize -q -f qcow2 %s 2M", file);
+        g_autofree uint8_t *bytes = qcow2_qemu_content(file, NULL, &length);
+        cr_assert_eq(length, 2 * MIB);
+        cr_assert_eq(memcmp(bytes + MIB + 1024, zero, sizeof zero), 0, "%s", options[i]);
+    }
+}
+
 Test(qcow2_write_rules, L1_table_moves_when_the_disk_grows)
 {
     make("s=64k; create -o cluster_size=512; io $i 'write -P 3 0 64k'; snapshot one");
