@@ -23,6 +23,7 @@ static const char shell[] =
     "fill() { io $i 'write -s content 3k 200k' 'write -P 9 300k 100k' 'write -z 64k 70k' "
     "'write -s content 450k 111111' 'discard 320k 32k' 'write -z -u 352k 16k' "
     "'write -P 3 690001 777'; }\n"
+    "litter() { tr '\\0' x </dev/zero | head -c 5M >>$i; }\n"
     "snapshot() { qemu-img snapshot -c $1 $i; }\n"
     "compress() { head -c $s content >$i.in; qemu-img convert -c -f raw -O qcow2 \"$@\" "
     "$i.in "
@@ -149,6 +150,13 @@ const qcow2_variant qcow2_variants[] = {
     {"falloc", 4 * MIB, 0, 65536, 0, "create -o preallocation=falloc; fill"},
     {"full-v2", 2 * MIB, 0, 4096, 0,
      "create -o preallocation=full,compat=0.10,cluster_size=4k; fill"},
+    /* free space that holds what is left of something else */
+    {"litter", 4 * MIB, 0, 65536, 0, "create; litter"},
+    {"litter-512", 2 * MIB, 0, 512, FEW,
+     "create -o cluster_size=512,refcount_bits=64; litter"},
+    {"litter-on-raw", 4 * MIB, 0, 65536, BACKED, "raw 3M; overlay raw $i.base; litter"},
+    {"litter-ext-raw", 3 * MIB, 0, 16384, BACKED,
+     "raw 2M; overlay raw $i.base -o extended_l2=on,cluster_size=16k; litter"},
     /* bitmaps */
     {"bitmap", 4 * MIB, 0, 65536, FEW,
      "create; qemu-img bitmap --add $i one; qemu-img bitmap --add -g 512 $i two; fill"},
