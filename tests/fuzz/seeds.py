@@ -90,7 +90,7 @@ def qcow2_kinds():
     for cluster in (16384, 65536):
         yield f'c{cluster}-extl2', cluster, {'extended_l2': 'on'}, WRITES
         yield f'c{cluster}-extl2-all', cluster, {'extended_l2': 'on', 'lazy_refcounts': 'on'}, \
-            (*PACKED, '!snapshot', *WRITES, '!bitmap', 'write -z 1k 1k', '!abort')
+            (*PACKED, '!snapshot', '!bitmap', *WRITES, 'write -z 1k 1k', '!abort')
 
 
 def make_qcow2(directory, name, cluster, options, steps):
