@@ -124,6 +124,7 @@ static qcow2_header read_header(const char *name)
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     cr_assert(qcow2_header_read(fd, path, &header, NULL));
     g_close(fd, NULL);
+    g_clear_pointer(&header.data_file, g_free); /* the only name that is there */
     return header;
 }
 
