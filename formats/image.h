@@ -69,6 +69,7 @@ typedef struct image_change image_change;
 /* A flush that is under way. Starts zeroed. */
 typedef struct image_flush_state {
     unsigned step; /* the driver's: how far it is */
+    void *request; /* the driver's */
     int result;    /* the caller's: 0, or the first error of the ops of the last step */
 } image_flush_state;
 
@@ -109,8 +110,9 @@ typedef struct image_driver {
     /* A write is split in two, so that several images are written in one submission.
      *
      * prepare_write begins one: it appends to `list` (with `owner`) the writes of host files
-     * that carry its bytes. buf stays valid until the list has run. *ret_change: to be given
-     * to finish_write when it has, also if an op failed; NULL: there is nothing to finish.
+     * that carry its bytes, or sends them on their way to a server. buf stays valid until the
+     * list has run and the write is finished. *ret_change: to be given to finish_write when
+     * the list has run, also if an op failed; NULL: there is nothing to finish.
      * On failure nothing is to be run or finished. Waits while another write is between
      * prepare and finish in the same cluster: a thread that writes several images prepares
      * them in an order that all threads share, and finishes all before it prepares the next
@@ -136,7 +138,7 @@ typedef struct image_driver {
     int (*resize)(image *im, uint64_t size);
 
     /* One step of putting everything that was written before on stable storage. 1: ops were
-     * appended; run them, put 0 or their first error into flush->result, and call again, on
+     * appended, or a server was asked; run them, put 0 or their first error into flush->result, and call again, on
      * the same thread. 0 or -errno: done. A flush that was begun must be carried on to its
      * end, whatever fails. Order of several images: as for prepare_write. NULL: nothing to
      * do. */
