@@ -8,7 +8,7 @@ CC         := gcc
 endif
 
 # ---- What it is built with -----------------------------------------------------------
-PACKAGES   := fuse3 libqcow glib-2.0 libcrypto liburing libzstd zlib jansson
+PACKAGES   := fuse3 libqcow libnbd glib-2.0 libcrypto liburing libzstd zlib jansson
 CPPFLAGS_ALL := -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
                 -DQUORUMFS_VERSION='"$(VERSION)"' \
                 $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null) $(CPPFLAGS)
@@ -151,9 +151,9 @@ $(BUILD)/tests/fuzz/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(FUZZ_PART) $(BUILD)/l
 
 # ---- What Debian or Ubuntu lacks -----------------------------------------------------
 DEPS_BUILD := gcc libc6-dev pkg-config libfuse3-dev libqcow-dev libglib2.0-dev libssl-dev \
-              liburing-dev libzstd-dev zlib1g-dev libjansson-dev
+              liburing-dev libzstd-dev zlib1g-dev libjansson-dev libnbd-dev
 DEPS_RUN   := fuse3 qemu-utils
-DEPS_TEST  := libcriterion-dev qemu-system-common fio gddrescue jq python3 e2fsprogs procps
+DEPS_TEST  := libcriterion-dev nbdkit qemu-system-common fio gddrescue jq python3 e2fsprogs procps
 DEPS_CI    := clang libclang-rt-dev clang-format cppcheck
 DEPS       ?= $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST)
 deps:

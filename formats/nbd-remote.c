@@ -1,0 +1,187 @@
+/*
+ * nbd-remote.c: all connections of one image.
+ *
+ * Only the first connection is made for a request's sake; the others are made in the
+ * background when that one has enough to do and the server says that it keeps several
+ * consistent. So a server that does not take a second connection costs nothing.
+ *
+ * What was written: `written` counts acknowledged changes, `flushed` says how many of them a
+ * finished flush has covered. A connection that is lost in between may have taken the server,
+ * and what it had not on disk, with it: that is one loss, and the flushes that are under way
+ * or that come next tell of it, once (W4).
+ */
+#include "formats/nbd-internal.h"
+#include <errno.h>
+
+bool nbd_remote_open(nbd_remote *remote, const char *uri, unsigned timeout_ms,
+                     GError **error)
+{
+    *remote = (nbd_remote){.timeout_ms = timeout_ms};
+    g_mutex_init(&remote->lock);
+    if (!nbd_address_parse(uri, &remote->address, error))
+        return false;
+    struct nbd_handle *handle =
+        nbd_handle_connect(&remote->address, timeout_ms, -1, &remote->facts, error);
+    if (!handle)
+        return false;
+    unsigned wanted = remote->facts.many_connections ? NBD_LINKS_MAX : 1;
+    for (unsigned i = 0; i < wanted; i++) {
+        remote->links[i] = nbd_link_new(remote, i == 0 ? handle : NULL);
+        if (!remote->links[i])
+            break;
+        remote->n_links++;
+    }
+    if (remote->n_links > 0)
+        return true;
+    g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_IO, "%s: %s", remote->address.shown,
+                g_strerror(errno));
+    nbd_close(handle);
+    return false;
+}
+
+void nbd_remote_close(nbd_remote *remote)
+{
+    for (unsigned i = 0; i < NBD_LINKS_MAX; i++)
+        nbd_link_free(remote->links[i]);
+    while (remote->made_requests) {
+        nbd_request *r = remote->made_requests;
+        remote->made_requests = r->next_made;
+        g_cond_clear(&r->answered);
+        g_free(r->memory);
+        g_free(r);
+    }
+    nbd_address_clear(&remote->address);
+    g_mutex_clear(&remote->lock);
+}
+
+/* ---- Requests ------------------------------------------------------------------------ */
+
+static nbd_request *request_new(nbd_remote *remote)
+{
+    nbd_request *r = g_new0(nbd_request, 1);
+    g_cond_init(&r->answered);
+    r->next_made = remote->made_requests;
+    remote->made_requests = r;
+    return r;
+}
+
+nbd_request *nbd_remote_get(nbd_remote *remote, size_t bytes)
+{
+    g_mutex_lock(&remote->lock);
+    nbd_request *r = remote->free_requests;
+    if (r)
+        remote->free_requests = r->next_free;
+    else
+        r = request_new(remote);
+    g_mutex_unlock(&remote->lock);
+    if (r->capacity < bytes) {
+        g_free(r->memory);
+        r->memory = g_malloc(bytes);
+        r->capacity = bytes;
+    }
+    r->flags = 0;
+    return r;
+}
+
+void nbd_remote_put(nbd_remote *remote, nbd_request *request)
+{
+    g_mutex_lock(&remote->lock);
+    request->next_free = remote->free_requests;
+    remote->free_requests = request;
+    g_mutex_unlock(&remote->lock);
+}
+
+/* ---- Starting and finishing ---------------------------------------------------------- */
+
+/* The connection with the least to do; NULL: none is up. */
+static nbd_link *choose(const nbd_remote *remote)
+{
+    nbd_link *best = NULL, *down = NULL;
+    unsigned least = 0;
+    for (unsigned i = 0; i < remote->n_links; i++) {
+        nbd_link *link = remote->links[i];
+        nbd_link_state state = nbd_link_get_state(link);
+        unsigned load = nbd_link_get_load(link);
+        if (state == NBD_LINK_DOWN)
+            down = link;
+        if (state != NBD_LINK_UP || (best && load >= least))
+            continue;
+        best = link;
+        least = load;
+    }
+    if (best && down && least > 0)
+        nbd_link_kick(down);
+    return best;
+}
+
+/* Remembers what a flush covers. */
+static int begin_flush(nbd_remote *remote, nbd_request *flush)
+{
+    g_mutex_lock(&remote->lock);
+    bool lost = remote->losses != remote->losses_told;
+    flush->losses = remote->losses_told = remote->losses;
+    flush->written = remote->written;
+    g_mutex_unlock(&remote->lock);
+    return lost ? -EIO : 0;
+}
+
+static int end_flush(nbd_remote *remote, const nbd_request *flush)
+{
+    g_mutex_lock(&remote->lock);
+    bool lost = remote->losses != flush->losses;
+    if (lost)
+        remote->losses_told = remote->losses;
+    else
+        remote->flushed = MAX(remote->flushed, flush->written);
+    g_mutex_unlock(&remote->lock);
+    return lost ? -EIO : 0;
+}
+
+int nbd_remote_start(nbd_remote *remote, nbd_request *request)
+{
+    if (atomic_load(&remote->changed))
+        return -EIO;
+    int error = request->op == NBD_OP_FLUSH ? begin_flush(remote, request) : 0;
+    nbd_link *link = error ? NULL : choose(remote);
+    if (error)
+        return error;
+    error = link ? nbd_link_start(link, request, false) : -EAGAIN;
+    return error == -EAGAIN ? nbd_link_start(remote->links[0], request, true) : error;
+}
+
+int nbd_remote_finish(nbd_remote *remote, nbd_request *request)
+{
+    int error = nbd_link_wait(request);
+    if (!error && request->op == NBD_OP_FLUSH)
+        error = end_flush(remote, request);
+    nbd_remote_put(remote, request);
+    return error;
+}
+
+int nbd_remote_run(nbd_remote *remote, nbd_request *request)
+{
+    int error = nbd_remote_start(remote, request);
+    if (!error)
+        return nbd_remote_finish(remote, request);
+    nbd_remote_put(remote, request);
+    return error;
+}
+
+/* ---- What links tell ----------------------------------------------------------------- */
+
+void nbd_remote_note_written(nbd_remote *remote)
+{
+    g_mutex_lock(&remote->lock);
+    remote->written++;
+    g_mutex_unlock(&remote->lock);
+}
+
+void nbd_remote_note_loss(nbd_remote *remote)
+{
+    g_mutex_lock(&remote->lock);
+    if (remote->written > remote->flushed) {
+        remote->flushed = remote->written;
+        remote->losses++;
+    }
+    g_mutex_unlock(&remote->lock);
+}

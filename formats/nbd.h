@@ -1,0 +1,49 @@
+/*
+ * nbd.h: exports of NBD servers, through libnbd.
+ *
+ * A URI is nbd://[USER@]HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, or one of the two
+ * with nbds for TLS. TLS is never left to the system's list of authorities, which libnbd
+ * would take without looking at the host's name: it is either tls-psk-file=FILE, or
+ * (TCP only) tls-certificates=DIR with a ca-cert.pem in it. Paths are absolute. There are no
+ * secrets in a URI.
+ *
+ * Size: any up to IMAGE_SIZE_MAX. A server that takes only blocks of more than a sector is
+ * read-only here, because the disk is voted on, locked and written by sectors; reads are
+ * widened, and writes completed from what the server holds, within a sector.
+ *
+ * Errors: a request that is not answered in time is -ETIMEDOUT, and its connection is given
+ * up, so that nothing touches the caller's memory after that. A server that dies, lies or
+ * refuses is -EIO (-ENOSPC where it says so). Without a connection the next request makes
+ * one, not more often than a growing pause allows; in the pause requests are -ENOTCONN at
+ * once. An export that came back with another size or other abilities is -EIO for good.
+ * If a connection is lost with writes that were acknowledged but not flushed, the next flush
+ * is -EIO: the server may have forgotten them (W4).
+ *
+ * A server may still carry out a write that timed out here, even after a later one.
+ */
+#ifndef FORMATS_NBD_H
+#define FORMATS_NBD_H
+
+#include "formats/image.h"
+
+#define NBD_TIMEOUT_DEFAULT_MS 30000u
+
+typedef struct nbd_options {
+    const char *uri;
+    bool writable;
+    unsigned timeout_ms; /* of each request, and of connecting; 0: default */
+} nbd_options;
+
+/* Connects. If `writable` is asked for and cannot be, the image is read_only and
+ * nbd_read_only_reason tells why. */
+image *nbd_open(const nbd_options *options, GError **error);
+const char *nbd_read_only_reason(const image *im); /* NULL: there is none */
+
+/* Whether the word is an NBD URI, good or bad, by its scheme. */
+bool nbd_is_uri(const char *word);
+/* Whether it is a good one. */
+bool nbd_check_uri(const char *uri, GError **error);
+/* What two URIs of one export have in common; the caller frees. NULL for a bad one. */
+char *nbd_uri_identity(const char *uri);
+
+#endif
