@@ -14,7 +14,8 @@
  * without anything below it is unlinked in either case, else zeroes are written as data. So
  * are parts of clusters (of subclusters, where there are any), and parts of compressed ones.
  * A raw data file must hold the zeroes itself, whoever reads it: they are written there
- * first, and its clusters stay linked.
+ * first, and its clusters stay linked, but for those that are cut off: the file ends before
+ * them then.
  *
  * Callers hold the range against reads and writes; what may be going on are writes to other
  * sectors of the first and last cluster, whose claims are awaited.
