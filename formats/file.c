@@ -109,7 +109,8 @@ int file_zero(int fd, uint64_t offset, uint64_t length)
     if (error != -ENOTSUP)
         return error;
     for (error = 0; length > 0 && !error;) {
-        size_t part = (size_t)MIN(length, sizeof zeroes);
+        size_t part = sizeof zeroes - offset % sizeof zeroes; /* tears no sector */
+        part = MIN(part, length);
         error = file_write_full(fd, zeroes, part, offset);
         offset += part;
         length -= part;

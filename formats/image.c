@@ -153,7 +153,8 @@ static int write_zero_bytes(image *im, uint64_t offset, uint64_t length)
 {
     static const uint8_t zeroes[ZEROES_CHUNK];
     while (length > 0) {
-        size_t part = (size_t)MIN(length, sizeof zeroes);
+        size_t part = sizeof zeroes - offset % sizeof zeroes; /* tears no sector */
+        part = MIN(part, length);
         int error = image_write(im, zeroes, offset, part);
         if (error)
             return error;

@@ -312,7 +312,8 @@ static int decide(request *r)
 static void add_zeroes(request *r, uint64_t host, uint64_t length)
 {
     while (length > 0) {
-        size_t part = (size_t)MIN(length, sizeof zeroes);
+        size_t part = sizeof zeroes - host % sizeof zeroes; /* tears no sector */
+        part = MIN(part, length);
         add_op(r, zeroes, host, part);
         host += part;
         length -= part;

@@ -44,7 +44,8 @@ static int write_zeroes(qcow2_writer *w, uint64_t offset, uint64_t length)
     static const uint8_t zeroes[ZEROES_BYTES];
     int error = 0;
     while (length > 0 && !error) {
-        size_t part = (size_t)MIN(length, sizeof zeroes);
+        size_t part = sizeof zeroes - offset % sizeof zeroes; /* tears no sector */
+        part = MIN(part, length);
         error = qcow2_write_now(w, zeroes, offset, part);
         offset += part;
         length -= part;
