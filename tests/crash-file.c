@@ -50,7 +50,7 @@ static struct {
     crash_hook *hook;
     void *user;
     crash_fault fault;
-    unsigned counted, hits;
+    unsigned counted, hits, header_hits;
 } sim;
 
 /* What the names of file.h mean without us. */
@@ -287,12 +287,17 @@ void crash_die(void)
 void crash_set_fault(crash_fault fault)
 {
     sim.fault = fault;
-    sim.counted = sim.hits = 0;
+    sim.counted = sim.hits = sim.header_hits = 0;
 }
 
 unsigned crash_fault_hits(void)
 {
     return sim.hits;
+}
+
+unsigned crash_fault_header_hits(void)
+{
+    return sim.header_hits;
 }
 
 static watched *find(int fd)
@@ -309,7 +314,7 @@ static watched *find(int fd)
 }
 
 /* What a call on a watched file returns at once; 0: it goes on. */
-static int strike(crash_kind kind)
+static int strike(const watched *w, crash_kind kind, uint64_t offset)
 {
     const crash_fault *f = &sim.fault;
     if (sim.dead)
@@ -320,6 +325,7 @@ static int strike(crash_kind kind)
     if (f->for_ever ? sim.counted < f->at : sim.counted != f->at)
         return 0;
     sim.hits++;
+    sim.header_hits += w == sim.files && offset < SECTOR;
     return -f->error;
 }
 
@@ -330,24 +336,48 @@ static void point(crash_kind kind)
         sim.hook(sim.user, kind);
 }
 
-static void enqueue(watched *w, crash_kind kind, const void *data, uint64_t offset,
-                    uint64_t length)
+static void enqueue(watched *w, crash_kind kind, uint64_t offset, uint64_t length)
 {
     change *c = g_new0(change, 1);
     c->kind = kind;
     c->offset = offset;
     c->length = length;
     c->size_after = size_of(w->fd);
-    if (kind == CRASH_WRITE)
-        c->data = g_memdup2(data, (gsize)length);
+    if (kind == CRASH_WRITE) {
+        c->data = g_malloc((gsize)length);
+        g_assert_cmpint(__real_file_read_full(w->fd, c->data, length, offset), ==, 0);
+    }
     g_ptr_array_add(w->queue, c);
+}
+
+/* A disk writes whole sectors as they are by then: what was written to a sector before is
+ * there if a later write to it is. So ranges are rounded to sectors, up to the file's end. */
+static void enqueue_sectors(watched *w, const change *c)
+{
+    uint64_t end = c->offset + c->length, size = size_of(w->fd);
+    uint64_t start = c->offset / SECTOR * SECTOR;
+    uint64_t rounded = MIN((end + SECTOR - 1) / SECTOR * SECTOR, MAX(size, end));
+    uint64_t inner = (c->offset + SECTOR - 1) / SECTOR * SECTOR;
+    uint64_t inner_end = rounded == end ? end : end / SECTOR * SECTOR;
+    if (c->kind == CRASH_RESIZE) {
+        enqueue(w, c->kind, c->offset, 0);
+    } else if (c->kind == CRASH_WRITE || inner >= inner_end) {
+        enqueue(w, CRASH_WRITE, start, rounded - start);
+    } else {
+        if (start < inner)
+            enqueue(w, CRASH_WRITE, start, inner - start);
+        enqueue(w, c->kind, inner, inner_end - inner);
+        if (inner_end < rounded)
+            enqueue(w, CRASH_WRITE, inner_end, rounded - inner_end);
+    }
 }
 
 /* A piece of a write that fails is a whole write to us. */
 static void write_piece(int fd, const change *c, uint64_t from, uint64_t to)
 {
+    change part = {CRASH_WRITE, c->offset + from, to - from, 0, NULL};
     replay_part(fd, c, from, to);
-    enqueue(find(fd), CRASH_WRITE, c->data + from, c->offset + from, to - from);
+    enqueue_sectors(find(fd), &part);
 }
 
 /* A call that changes a file: `real` does it. */
@@ -357,14 +387,14 @@ static int carry_out(int fd, change c, real_change *real)
 {
     g_rec_mutex_lock(&sim.lock);
     watched *w = find(fd);
-    int error = w ? strike(c.kind) : 0;
+    int error = w ? strike(w, c.kind, c.kind == CRASH_RESIZE ? UINT64_MAX : c.offset) : 0;
     if (error && c.kind == CRASH_WRITE && sim.fault.tear && !sim.dead) {
         uint64_t seed = sim.fault.tear + sim.hits;
         tear(&c, &seed, write_piece, w->fd);
     }
     error = error ? error : real(fd, &c);
     if (w && !error && (c.length > 0 || c.kind == CRASH_RESIZE)) {
-        enqueue(w, c.kind, c.data, c.offset, c.length);
+        enqueue_sectors(w, &c);
         point(c.kind);
     }
     g_rec_mutex_unlock(&sim.lock);
@@ -383,23 +413,24 @@ int __wrap_file_zero(int fd, uint64_t offset, uint64_t length);
 int __wrap_file_resize(int fd, uint64_t size);
 void __wrap_io_list_run(io_list *list);
 
-static int strike_read(int fd)
+static int strike_read(int fd, uint64_t offset)
 {
     g_rec_mutex_lock(&sim.lock);
-    int error = find(fd) ? strike(CRASH_READ) : 0;
+    const watched *w = find(fd);
+    int error = w ? strike(w, CRASH_READ, offset) : 0;
     g_rec_mutex_unlock(&sim.lock);
     return error;
 }
 
 int __wrap_file_read_full(int fd, void *buf, size_t length, uint64_t offset)
 {
-    int error = strike_read(fd);
+    int error = strike_read(fd, offset);
     return error ? error : __real_file_read_full(fd, buf, length, offset);
 }
 
 int __wrap_file_read_exact(int fd, void *buf, size_t length, uint64_t offset)
 {
-    int error = strike_read(fd);
+    int error = strike_read(fd, offset);
     return error ? error : __real_file_read_exact(fd, buf, length, offset);
 }
 
@@ -421,7 +452,7 @@ static int real_punch(int fd, const change *c)
 
 int __wrap_file_punch(int fd, uint64_t offset, uint64_t length)
 {
-    return carry_out(fd, (change){CRASH_ZERO, offset, length, 0, NULL}, real_punch);
+    return carry_out(fd, (change){CRASH_PUNCH, offset, length, 0, NULL}, real_punch);
 }
 
 static int real_allocate_zero(int fd, const change *c)
@@ -431,7 +462,7 @@ static int real_allocate_zero(int fd, const change *c)
 
 int __wrap_file_allocate_zero(int fd, uint64_t offset, uint64_t length)
 {
-    return carry_out(fd, (change){CRASH_ZERO, offset, length, 0, NULL},
+    return carry_out(fd, (change){CRASH_PUNCH, offset, length, 0, NULL},
                      real_allocate_zero);
 }
 
@@ -460,7 +491,7 @@ int __wrap_file_sync(int fd)
 {
     g_rec_mutex_lock(&sim.lock);
     watched *w = find(fd);
-    int error = w ? strike(CRASH_SYNC) : __real_file_sync(fd);
+    int error = w ? strike(w, CRASH_SYNC, UINT64_MAX) : __real_file_sync(fd);
     if (w && !error) {
         for (unsigned i = 0; i < w->queue->len; i++)
             replay(w->stable, g_ptr_array_index(w->queue, i));

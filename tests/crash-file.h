@@ -20,12 +20,13 @@
 
 typedef enum crash_kind {
     CRASH_WRITE = 1 << 0,  /* file_write_full, writes of an io_list */
-    CRASH_ZERO = 1 << 1,   /* file_punch, file_allocate_zero, file_zero */
-    CRASH_RESIZE = 1 << 2, /* file_resize */
-    CRASH_SYNC = 1 << 3,   /* file_sync, flushes of an io_list */
-    CRASH_READ = 1 << 4,   /* file_read_full, file_read_exact: for faults only */
+    CRASH_ZERO = 1 << 1,   /* file_zero */
+    CRASH_PUNCH = 1 << 2,  /* file_punch, file_allocate_zero */
+    CRASH_RESIZE = 1 << 3, /* file_resize */
+    CRASH_SYNC = 1 << 4,   /* file_sync, flushes of an io_list */
+    CRASH_READ = 1 << 5,   /* file_read_full, file_read_exact: for faults only */
 } crash_kind;
-#define CRASH_CHANGES (CRASH_WRITE | CRASH_ZERO | CRASH_RESIZE)
+#define CRASH_CHANGES (CRASH_WRITE | CRASH_ZERO | CRASH_PUNCH | CRASH_RESIZE)
 
 /* Watches the file of fd (by device and inode, so that every descriptor of it counts); what
  * it holds now is stable. Returns its number: 0, 1, ... in the order of the calls. */
@@ -64,7 +65,8 @@ typedef struct crash_fault {
     uint64_t tear;  /* a seed, not 0: some sectors of a failing write are written */
 } crash_fault;
 void crash_set_fault(crash_fault fault);
-/* How often the present fault struck. */
+/* How often the present fault struck, and how often in the first sector of file 0. */
 unsigned crash_fault_hits(void);
+unsigned crash_fault_header_hits(void);
 
 #endif

@@ -8,6 +8,7 @@ typedef struct version {
     struct version *next;
     bool current; /* the live disk may hold it */
     bool fresh;   /* by the change that is under way */
+    bool partial; /* made by a change of a part of the sector */
     uint8_t bytes[SECTOR];
 } version;
 
@@ -73,6 +74,7 @@ static void add_version(disk_model *m, uint64_t s, const uint8_t *old, const uin
     else
         memset(v->bytes + skip, 0, length);
     v->current = v->fresh = true;
+    v->partial = length < SECTOR;
     v->next = m->newer[s];
     m->newer[s] = v;
 }
@@ -107,12 +109,32 @@ void disk_model_begin(disk_model *m, const uint8_t *buf, uint64_t offset, uint64
     }
 }
 
-/* What lies behind the least size that the disk may have now is zero if it comes back. */
-void disk_model_begin_resize(disk_model *m, uint64_t size)
+static uint64_t least_size(const disk_model *m)
 {
+    uint64_t least = UINT64_MAX;
+    for (unsigned i = 0; i < m->sizes->len; i++)
+        if (g_array_index(m->sizes, extent, i).current)
+            least = MIN(least, g_array_index(m->sizes, extent, i).size);
+    return least;
+}
+
+/* What lies behind the least size that the disk may have now is zero when it comes back. */
+void disk_model_begin_resize(disk_model *m, uint64_t size, const uint8_t *below,
+                             size_t below_size)
+{
+    uint64_t least = MIN(size, least_size(m));
+    bool shrinks = size == least;
     extent e = {size, true, true};
     g_array_append_val(m->sizes, e);
-    disk_model_begin(m, NULL, size, m->sectors * SECTOR - size);
+    disk_model_begin(m, NULL, least, m->sectors * SECTOR - least);
+    for (uint64_t at = (size + SECTOR - 1) / SECTOR * SECTOR; shrinks && at < below_size;
+         at += SECTOR) {
+        uint8_t bytes[SECTOR] = {0};
+        if (at / SECTOR == m->sectors)
+            break;
+        memcpy(bytes, below + at, (size_t)MIN(SECTOR, below_size - at));
+        add_version(m, at / SECTOR, bytes, bytes, 0, SECTOR);
+    }
 }
 
 static void settle(disk_model *m, uint64_t s)
@@ -171,13 +193,19 @@ void disk_model_flushed(disk_model *m)
 
 /* ---- What is seen -------------------------------------------------------------------- */
 
-static char *describe(uint64_t s, const uint8_t *seen, const uint8_t *stable)
+static char *describe(uint64_t s, const uint8_t *seen, const uint8_t *stable,
+                      size_t length)
 {
-    bool zero = seen[0] == 0 && memcmp(seen, seen + 1, 15) == 0;
-    return g_strdup_printf("sector %" G_GUINT64_FORMAT " holds %02x%02x%02x%02x%s, "
-                           "which it never held since the last flush (%02x%02x%02x%02x)",
-                           s, seen[0], seen[1], seen[2], seen[3], zero ? " (zeroes)" : "",
-                           stable[0], stable[1], stable[2], stable[3]);
+    size_t first = 0, last = length - 1;
+    bool zero = seen[0] == 0 && memcmp(seen, seen + 1, length - 1) == 0;
+    while (seen[first] == stable[first])
+        first++;
+    while (seen[last] == stable[last])
+        last--;
+    return g_strdup_printf("sector %" G_GUINT64_FORMAT
+                           " holds%s what it never held since "
+                           "the last flush, when bytes %zu to %zu were others",
+                           s, zero ? " zeroes," : "", first, last);
 }
 
 char *disk_model_see(disk_model *m, const uint8_t *buf, uint64_t offset, uint64_t length)
@@ -214,6 +242,36 @@ char *disk_model_see_size(disk_model *m, uint64_t size)
     return found ? NULL : g_strdup_printf("size %" G_GUINT64_FORMAT, size);
 }
 
+/* A driver may write a part of a sector, and the rest of it, by two calls: where a change
+ * was not of whole sectors, each byte is that of some version. */
+static bool is_mixture(const disk_model *m, uint64_t s, const uint8_t *seen,
+                       size_t length)
+{
+    bool partial = false;
+    for (const version *v = m->newer[s]; v; v = v->next)
+        partial |= v->partial;
+    for (size_t i = 0; partial && i < length; i++) {
+        const version *v = m->newer[s];
+        if (m->stable[s * SECTOR + i] == seen[i])
+            continue;
+        while (v && v->bytes[i] != seen[i])
+            v = v->next;
+        partial = v != NULL;
+    }
+    return partial;
+}
+
+static bool is_version(const disk_model *m, uint64_t s, const uint8_t *seen,
+                       size_t length)
+{
+    const version *v = m->newer[s];
+    if (memcmp(m->stable + s * SECTOR, seen, length) == 0)
+        return true;
+    while (v && memcmp(v->bytes, seen, length) != 0)
+        v = v->next;
+    return v != NULL;
+}
+
 char *disk_model_crashed(const disk_model *m, const uint8_t *content, uint64_t size)
 {
     bool found = false;
@@ -222,15 +280,10 @@ char *disk_model_crashed(const disk_model *m, const uint8_t *content, uint64_t s
     if (!found)
         return g_strdup_printf("size %" G_GUINT64_FORMAT " after a crash", size);
     for (uint64_t at = 0; at < size; at += SECTOR) {
-        uint64_t s = at / SECTOR;
         size_t length = (size_t)MIN(SECTOR, size - at);
-        const version *v = m->newer[s];
-        if (memcmp(m->stable + at, content + at, length) == 0)
-            continue;
-        while (v && memcmp(v->bytes, content + at, length) != 0)
-            v = v->next;
-        if (!v)
-            return describe(s, content + at, m->stable + at);
+        if (!is_version(m, at / SECTOR, content + at, length) &&
+            !is_mixture(m, at / SECTOR, content + at, length))
+            return describe(at / SECTOR, content + at, m->stable + at, length);
     }
     return NULL;
 }

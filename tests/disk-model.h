@@ -22,7 +22,9 @@ void disk_model_free(disk_model *m);
 /* A change is under way from `begin` to `end`; buf NULL: zeroes. `done`: it succeeded. */
 void disk_model_begin(disk_model *m, const uint8_t *buf, uint64_t offset,
                       uint64_t length);
-void disk_model_begin_resize(disk_model *m, uint64_t size);
+/* What is cut off may be `below`'s before it is gone (NULL: zeroes only). */
+void disk_model_begin_resize(disk_model *m, uint64_t size, const uint8_t *below,
+                             size_t below_size);
 void disk_model_end(disk_model *m, bool done);
 /* A flush succeeded that began after everything before. */
 void disk_model_flushed(disk_model *m);

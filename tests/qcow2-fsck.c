@@ -214,17 +214,23 @@ static void walk_all(fsck *f)
     walk_extensions(f);
 }
 
+/* All that the refcount blocks count, also behind the end of the file. */
 static uint64_t compare(fsck *f)
 {
-    uint64_t leaks = 0;
-    for (uint64_t c = 0; c < f->count && !f->error; c++) {
+    uint64_t leaks = 0, per_block = (f->cluster * 8) >> f->refcount_order;
+    uint64_t counted = MAX(f->table_entries * per_block, f->count);
+    for (uint64_t c = 0; c < counted && !f->error; c++) {
         uint64_t refcount = refcount_of(f, c);
-        if (refcount < f->refs[c])
+        uint32_t refs = c < f->count ? f->refs[c] : 0;
+        if (refcount < refs)
             fail(f,
                  "cluster %" G_GUINT64_FORMAT " (%s): refcount %" G_GUINT64_FORMAT
                  ", references %u",
-                 c, use_names[f->uses[c]], refcount, f->refs[c]);
-        leaks += refcount > f->refs[c];
+                 c, use_names[f->uses[c]], refcount, refs);
+        leaks += refcount > refs;
+        if (c >= f->count && c % per_block == 0 &&
+            !(get(f, f->table_offset + c / per_block * 8, 8) & OFFSET_MASK))
+            c += per_block - 1;
     }
     return leaks;
 }

@@ -142,6 +142,25 @@ Test(crash_file, a_sector_is_never_torn)
     rig_free(&r);
 }
 
+Test(crash_file, a_sector_goes_to_disk_as_it_is)
+{
+    uint8_t one = 'x';
+    rig r = rig_new("a", 1);
+    cr_assert_eq(file_write_full(r.fd, &one, 1, 0), 0);
+    cr_assert_eq(file_write_full(r.fd, &one, 1, 511), 0);
+    cr_assert_eq(file_zero(r.fd, 1, 510), 0);
+    uint64_t seed = support_seed();
+    for (unsigned i = 0; i < STATES; i++) {
+        size_t length;
+        crash_state_save(0, r.state, CRASH_SOME, &seed);
+        g_autofree uint8_t *state = support_load(r.state, &length);
+        cr_assert(state[511] == 'o' || state[0] == 'x');
+        cr_assert(state[1] == 'o' || state[511] == 'x');
+    }
+    crash_reset();
+    rig_free(&r);
+}
+
 Test(crash_file, the_order_of_writes_is_not_kept)
 {
     rig r = rig_new("a", 2);
@@ -363,8 +382,23 @@ Test(crash_file, a_fault_strikes_once_or_for_ever)
     cr_assert_eq(file_sync(r.fd), -EIO);
     cr_assert_eq(write_one(&r), -EIO);
     cr_assert_eq(file_resize(r.fd, SECTOR), 0);
+    cr_assert_eq(crash_fault_hits(), 2);
+    cr_assert_eq(crash_fault_header_hits(), 1);
     crash_set_fault((crash_fault){0});
     cr_assert_eq(write_one(&r), 0);
+    crash_reset();
+    rig_free(&r);
+}
+
+Test(crash_file, holes_may_be_what_fails)
+{
+    rig r = rig_new("a", 8);
+    crash_set_fault(
+        (crash_fault){.kinds = CRASH_PUNCH, .at = 1, .error = ENOTSUP, .for_ever = true});
+    cr_assert_eq(file_punch(r.fd, 0, 512), -ENOTSUP);
+    cr_assert_eq(file_allocate_zero(r.fd, 0, 512), -ENOTSUP);
+    cr_assert_eq(file_zero(r.fd, 0, 512), 0);
+    assert_state(&r, 0, CRASH_KEEP_ALL, ".ooooooo");
     crash_reset();
     rig_free(&r);
 }

@@ -218,36 +218,52 @@ Test(disk_model, W3_a_failed_write_is_old_or_new_and_stays_that)
     disk_model_free(m);
 }
 
+static bool may_leave_bytes(const disk_model *m, const uint8_t *content)
+{
+    g_autofree char *wrong = disk_model_crashed(m, content, 1024);
+    return !wrong;
+}
+
 Test(disk_model, parts_of_a_sector_change_every_version)
 {
     uint8_t content[1024];
     disk_model *m = small_model();
     change(m, 'a', 0, 512, false);
     change(m, 'b', 0, 500, true);
-    memset(content, 'o', sizeof content);
     memset(content, 'b', 500);
-    g_autofree char *wrong = disk_model_crashed(m, content, 1024);
-    cr_assert_null(wrong);
-    memset(content + 500, 'a', 12);
-    wrong = disk_model_crashed(m, content, 1024);
-    cr_assert_null(wrong);
+    memset(content + 500, 'o', 524);
+    cr_assert(may_leave_bytes(m, content));
+    cr_assert_null(disk_model_see(m, content, 0, 1024));
+    cr_assert(!sees(m, 'a', 0));
+    content[510] = 'a'; /* byte by byte, because the change was not of whole sectors */
+    content[2] = 'o';
+    cr_assert(may_leave_bytes(m, content));
     content[511] = 'b';
-    wrong = disk_model_crashed(m, content, 1024);
-    cr_assert_not_null(wrong);
+    cr_assert(!may_leave_bytes(m, content));
+    disk_model_free(m);
+    m = small_model();
+    change(m, 'a', 0, 512, false);
+    memset(content, 'a', 512);
+    cr_assert(may_leave_bytes(m, content));
+    content[2] = 'o';
+    cr_assert(!may_leave_bytes(m, content));
     disk_model_free(m);
 }
 
 Test(disk_model, sizes)
 {
+    char below[3 * 512];
+    memset(below, 'b', sizeof below);
     disk_model *m = small_model();
-    disk_model_begin_resize(m, 3 * 512);
+    disk_model_begin_resize(m, 3 * 512, NULL, 0);
     cr_assert(may_leave(m, "oo") && may_leave(m, "oo.") && !may_leave(m, "ooo"));
     disk_model_end(m, true);
     disk_model_flushed(m);
     cr_assert(may_leave(m, "oo.") && !may_leave(m, "oo") && !may_leave(m, "oo.."));
-    disk_model_begin_resize(m, 512);
+    disk_model_begin_resize(m, 512, (const uint8_t *)below, sizeof below);
+    cr_assert(may_leave(m, "obb") && may_leave(m, "o.b") && !may_leave(m, "b"));
     disk_model_end(m, true);
-    disk_model_begin_resize(m, 2 * 512);
+    disk_model_begin_resize(m, 2 * 512, NULL, 0);
     disk_model_end(m, true);
     cr_assert(may_leave(m, "oo") && may_leave(m, "o") && may_leave(m, "oo.") &&
               may_leave(m, "o."));
