@@ -80,10 +80,12 @@ $(DISK_TESTS): $(BUILD)/tests/disk-rig.o $(BUILD)/tests/fault.o
 # Tests beneath which host files crash and fail on command.
 CRASH_WRAP := file_read_full file_read_exact file_write_full file_sync file_punch \
               file_allocate_zero file_zero file_resize io_list_run
-CRASH_TESTS := $(BUILD)/tests/test-crash-file $(BUILD)/tests/test-qcow2-fsck \
+RIG_TESTS  := $(BUILD)/tests/test-qcow2-crash $(BUILD)/tests/test-qcow2-faults
+CRASH_TESTS := $(RIG_TESTS) $(BUILD)/tests/test-crash-file $(BUILD)/tests/test-qcow2-fsck \
                $(BUILD)/tests/test-qcow2-repair-crash $(BUILD)/tests/test-qcow2-review
 $(CRASH_TESTS): LDFLAGS += $(CRASH_WRAP:%=-Wl,--wrap=%)
 $(CRASH_TESTS): $(patsubst %,$(BUILD)/tests/%.o,crash-file disk-model qcow2-fsck)
+$(RIG_TESTS): $(BUILD)/tests/qcow2-rig.o
 $(BUILD)/tests/test-qcow2-repair-hostile: $(BUILD)/tests/qcow2-fsck.o
 
 # Tests of writers of host files, which count, fail or cut off what file.h does.
