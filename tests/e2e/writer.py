@@ -116,7 +116,10 @@ class Writer:
         size = self.random.randint(self.largest // 3, self.largest)
         if self.commands or self.random.randrange(2):
             size += -size % 512
-        self.note(f"resize from {self.size} to {size}", f"truncate {size}")
+        command = f"truncate {size}"
+        if size > self.size:  # QEMU shows again what it has cut off within a cluster
+            command += f"\nwrite -q -z {self.size} {size - self.size}"
+        self.note(f"resize from {self.size} to {size}", command)
         os.ftruncate(self.model, size)
         os.ftruncate(self.disk, size)
         if os.fstat(self.disk).st_size != size:
