@@ -260,6 +260,17 @@ static int write_bytes(qcow2_rig *r)
     return image_write(r->im, r->buf, offset, (size_t)length);
 }
 
+int qcow2_rig_write(qcow2_rig *r, uint64_t offset, size_t length)
+{
+    support_pattern(r->buf, length, offset, ++r->tag);
+    disk_model_begin(r->model, r->buf, offset, length);
+    int result = image_write(r->im, r->buf, offset, length);
+    if (r->before_end)
+        r->before_end(r->user);
+    disk_model_end(r->model, result == 0);
+    return result;
+}
+
 static int resize(qcow2_rig *r)
 {
     uint64_t unit = one_in(r, 2) ? 512 : 1;

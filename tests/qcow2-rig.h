@@ -58,6 +58,8 @@ void qcow2_rig_close(qcow2_rig *r);
 /* One random request, or that one, in disk and model. Returns what the driver did. */
 int qcow2_rig_step(qcow2_rig *r, rig_request *ret_request);
 int qcow2_rig_do(qcow2_rig *r, rig_request request);
+/* A write of new bytes, at most 128 KiB. */
+int qcow2_rig_write(qcow2_rig *r, uint64_t offset, size_t length);
 /* Reads all of the open disk and shows it to the model. NULL or what is wrong. */
 char *qcow2_rig_see(qcow2_rig *r);
 
