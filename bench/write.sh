@@ -8,7 +8,7 @@
 #   SYNCS   none: until the last write is done, as qemu-img bench counts. QEMU and we still
 #           hold tables in memory then
 #           end: the whole process, to which closing, and so a flush, belongs
-#   64: the same, with a flush every 64 writes. QEMU waits for all that is under way first:
+#           64: the same, with a flush every 64 writes. QEMU waits for all that is under way first:
 #           with --no-drain most of its flushes would never be made (4 of 128)
 #   DEPTHS  1: one request at a time, ours on 1 thread; 64: QEMU's 64 at a time, ours on 2
 # QEMU runs at the setting of QEMU_SETTINGS (cache/aio) that is best for the row, found by a
