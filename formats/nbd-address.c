@@ -212,21 +212,31 @@ void nbd_address_clear(nbd_address *address)
     *address = (nbd_address){0};
 }
 
-bool nbd_check_uri(const char *uri, GError **error)
+/* ---- Sources: URIs and commands ------------------------------------------------------ */
+
+bool nbd_is_source(const char *word)
+{
+    return nbd_is_uri(word) || nbd_is_command(word);
+}
+
+bool nbd_check_source(const char *source, GError **error)
 {
     nbd_address address;
-    bool good = nbd_address_parse(uri, &address, error);
-    if (good)
-        nbd_address_clear(&address);
+    if (nbd_is_command(source))
+        return nbd_check_command(source, error);
+    bool good = nbd_address_parse(source, &address, error);
+    nbd_address_clear(&address);
     return good;
 }
 
-char *nbd_uri_identity(const char *uri)
+char *nbd_source_identity(const char *source)
 {
     nbd_address address;
-    if (!nbd_address_parse(uri, &address, NULL))
-        return NULL;
-    char *identity = g_steal_pointer(&address.identity);
+    if (nbd_is_command(source))
+        return g_strdup(source);
+    char *identity = NULL;
+    if (nbd_address_parse(source, &address, NULL))
+        identity = g_steal_pointer(&address.identity);
     nbd_address_clear(&address);
     return identity;
 }

@@ -5,6 +5,7 @@
  *   nbd-connect.c  from an address to a connected handle, with a deadline
  *   nbd-link.c     one connection: requests go in, its thread brings the answers
  *   nbd-remote.c   all connections of an image, and what is known about its writes
+ *   nbd-exec.c     servers that we start ourselves
  *   nbd.c          the image
  */
 #ifndef FORMATS_NBD_INTERNAL_H
@@ -28,8 +29,26 @@ typedef struct nbd_address {
     char *user, *psk_file, *certificates;
 } nbd_address;
 
+bool nbd_is_uri(const char *word);
 bool nbd_address_parse(const char *uri, nbd_address *ret_address, GError **error);
 void nbd_address_clear(nbd_address *address);
+
+/* ---- nbd-exec.c -------------------------------------------------------------------- */
+
+bool nbd_is_command(const char *word);
+bool nbd_check_command(const char *command, GError **error);
+
+typedef struct nbd_helper nbd_helper;
+/* Starts the server; it need not listen yet. */
+nbd_helper *nbd_helper_start(const char *command, GError **error);
+/* Where it will listen. */
+const char *nbd_helper_uri(const nbd_helper *helper);
+/* Waits until there is a socket; false: it ended, or it is `until`. */
+bool nbd_helper_await(nbd_helper *helper, gint64 until, GError **error);
+/* From now on what it says is for the log. */
+void nbd_helper_serves(nbd_helper *helper);
+/* Ends the server, and waits for that. NULL is allowed. */
+void nbd_helper_end(nbd_helper *helper);
 
 /* ---- nbd-connect.c ----------------------------------------------------------------- */
 
@@ -131,8 +150,10 @@ struct nbd_remote {
     uint64_t losses_told;
 };
 
-bool nbd_remote_open(nbd_remote *remote, const char *uri, unsigned timeout_ms,
-                     GError **error);
+/* `shown` (may be NULL) stands for the URI in messages. After a failure, too,
+ * nbd_remote_close must follow. */
+bool nbd_remote_open(nbd_remote *remote, const char *uri, const char *shown,
+                     unsigned timeout_ms, GError **error);
 void nbd_remote_close(nbd_remote *remote);
 
 /* A request with memory for `bytes`. Given back with nbd_remote_put, when not under way. */

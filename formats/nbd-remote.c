@@ -11,15 +11,20 @@
  * or that come next tell of it, once (W4).
  */
 #include "formats/nbd-internal.h"
+#include "formats/path.h"
 #include <errno.h>
 
-bool nbd_remote_open(nbd_remote *remote, const char *uri, unsigned timeout_ms,
-                     GError **error)
+bool nbd_remote_open(nbd_remote *remote, const char *uri, const char *shown,
+                     unsigned timeout_ms, GError **error)
 {
     *remote = (nbd_remote){.timeout_ms = timeout_ms};
     g_mutex_init(&remote->lock);
     if (!nbd_address_parse(uri, &remote->address, error))
         return false;
+    if (shown) {
+        g_free(remote->address.shown);
+        remote->address.shown = path_printable(shown);
+    }
     struct nbd_handle *handle =
         nbd_handle_connect(&remote->address, timeout_ms, -1, &remote->facts, error);
     if (!handle)

@@ -34,6 +34,7 @@ typedef struct ahead {
 typedef struct nbd_image {
     image base; /* first */
     nbd_remote remote;
+    nbd_helper *helper; /* exec: */
     const char *read_only_reason;
     uint32_t write_flags; /* FUA where that is the only way to stable storage */
     GMutex lock;
@@ -369,6 +370,7 @@ static void nbd_image_close(image *im)
 {
     nbd_image *n = nbd_of(im);
     nbd_remote_close(&n->remote);
+    nbd_helper_end(n->helper);
     g_mutex_clear(&n->lock);
     g_free(n->base.filename);
     g_free(n);
@@ -404,6 +406,36 @@ const char *nbd_read_only_reason(const image *im)
     return im->driver == &nbd_driver ? ((const nbd_image *)im)->read_only_reason : NULL;
 }
 
+/* A socket is there a moment before somebody listens on it. A program that serves only one
+ * client would take a look there for that client, so the first real connection is tried
+ * until it succeeds; not for long, because it may also be refused for good. */
+static bool open_command(nbd_image *n, const char *command, unsigned timeout_ms,
+                         GError **error)
+{
+    enum { TRY_US = 500000, TRY_AGAIN_US = 10000 };
+    gint64 until = g_get_monotonic_time() + (gint64)timeout_ms * 1000;
+    gint64 give_up = 0;
+    n->helper = nbd_helper_start(command, error);
+    while (n->helper && nbd_helper_await(n->helper, until, error)) {
+        g_autoptr(GError) cause = NULL;
+        if (nbd_remote_open(&n->remote, nbd_helper_uri(n->helper), command, timeout_ms,
+                            &cause)) {
+            nbd_helper_serves(n->helper);
+            return true;
+        }
+        gint64 now = g_get_monotonic_time();
+        give_up = give_up ? give_up : now + TRY_US;
+        if (now >= give_up) {
+            g_propagate_error(error, g_steal_pointer(&cause));
+            return false;
+        }
+        nbd_remote_close(&n->remote);
+        n->remote = (nbd_remote){0};
+        g_usleep(TRY_AGAIN_US);
+    }
+    return false;
+}
+
 image *nbd_open(const nbd_options *options, GError **error)
 {
     nbd_image *n = g_new0(nbd_image, 1);
@@ -411,7 +443,11 @@ image *nbd_open(const nbd_options *options, GError **error)
         options->timeout_ms ? options->timeout_ms : NBD_TIMEOUT_DEFAULT_MS;
     g_mutex_init(&n->lock);
     n->base.driver = &nbd_driver;
-    if (!nbd_remote_open(&n->remote, options->uri, timeout_ms, error)) {
+    bool opened =
+        nbd_is_command(options->source)
+            ? open_command(n, options->source, timeout_ms, error)
+            : nbd_remote_open(&n->remote, options->source, NULL, timeout_ms, error);
+    if (!opened) {
         nbd_image_close(&n->base);
         return NULL;
     }

@@ -1,6 +1,11 @@
 /*
  * nbd.h: exports of NBD servers, through libnbd.
  *
+ * A source is a URI, or exec:COMMAND: a program with its words, started without a shell, that
+ * must serve NBD on the Unix socket whose path takes the place of {socket}. It is ended with
+ * the image, and dies with us; what it says on standard error goes to the log. It is not
+ * started again.
+ *
  * A URI is nbd://[USER@]HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, or one of the two
  * with nbds for TLS. TLS is never left to the system's list of authorities, which libnbd
  * would take without looking at the host's name: it is either tls-psk-file=FILE, or
@@ -29,21 +34,20 @@
 #define NBD_TIMEOUT_DEFAULT_MS 30000u
 
 typedef struct nbd_options {
-    const char *uri;
+    const char *source;
     bool writable;
     unsigned timeout_ms; /* of each request, and of connecting; 0: default */
 } nbd_options;
 
-/* Connects. If `writable` is asked for and cannot be, the image is read_only and
+/* Connects, after starting the server of an exec:. If `writable` is asked for and cannot be, the image is read_only and
  * nbd_read_only_reason tells why. */
 image *nbd_open(const nbd_options *options, GError **error);
 const char *nbd_read_only_reason(const image *im); /* NULL: there is none */
 
-/* Whether the word is an NBD URI, good or bad, by its scheme. */
-bool nbd_is_uri(const char *word);
-/* Whether it is a good one. */
-bool nbd_check_uri(const char *uri, GError **error);
-/* What two URIs of one export have in common; the caller frees. NULL for a bad one. */
-char *nbd_uri_identity(const char *uri);
+/* Whether the word is a source, good or bad, by its beginning. */
+bool nbd_is_source(const char *word);
+bool nbd_check_source(const char *source, GError **error);
+/* What two sources of one export have in common; the caller frees. NULL for a bad one. */
+char *nbd_source_identity(const char *source);
 
 #endif

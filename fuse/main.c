@@ -137,10 +137,20 @@ static void fill_stdio(void)
     }
 }
 
+/* What libraries have to say, and the servers of exec:, is a line like ours. */
+static void log_line(const char *domain G_GNUC_UNUSED, GLogLevelFlags level,
+                     const char *message, gpointer data G_GNUC_UNUSED)
+{
+    if (level & (G_LOG_LEVEL_ERROR | G_LOG_LEVEL_CRITICAL | G_LOG_LEVEL_WARNING |
+                 G_LOG_LEVEL_MESSAGE))
+        cli_error("%s", message);
+}
+
 int main(int argc, char **argv)
 {
     libqcow_helper_main(argc, argv);
     fill_stdio();
+    g_log_set_default_handler(log_line, NULL);
     signal(SIGCHLD, SIG_DFL); /* ignored, it would hide how our children end */
     raise_descriptor_limit();
     return finish_output(dispatch(argc, argv));

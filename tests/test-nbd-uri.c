@@ -7,8 +7,8 @@
 static void assert_refused(const char *uri, const char *why)
 {
     g_autoptr(GError) error = NULL;
-    cr_assert(nbd_is_uri(uri), "%s", uri);
-    cr_assert(!nbd_check_uri(uri, &error), "%s", uri);
+    cr_assert(nbd_is_source(uri), "%s", uri);
+    cr_assert(!nbd_check_source(uri, &error), "%s", uri);
     cr_assert_not_null(strstr(error->message, why), "%s", error->message);
     cr_assert_null(strchr(error->message, '\n'));
     cr_assert_null(strstr(error->message, "hush"), "%s", error->message);
@@ -17,8 +17,8 @@ static void assert_refused(const char *uri, const char *why)
 static void assert_identity(const char *uri, const char *identity)
 {
     g_autoptr(GError) error = NULL;
-    cr_assert(nbd_check_uri(uri, &error), "%s", error ? error->message : "");
-    g_autofree char *got = nbd_uri_identity(uri);
+    cr_assert(nbd_check_source(uri, &error), "%s", error ? error->message : "");
+    g_autofree char *got = nbd_source_identity(uri);
     cr_assert_str_eq(got, identity);
 }
 
@@ -39,7 +39,7 @@ Test(nbd_uri, what_is_none)
     static const char *const words[] = {"raw:nbd://x", "/nbd://x", "nbd", "nbdx://y",
                                         "x"};
     for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
-        cr_assert(!nbd_is_uri(words[i]), "%s", words[i]);
+        cr_assert(!nbd_is_source(words[i]), "%s", words[i]);
 }
 
 Test(nbd_uri, R_one_line_says_what_is_wrong)
@@ -82,7 +82,7 @@ static char *try_open(const char *uri)
 {
     g_autoptr(GError) error = NULL;
     uint8_t got[8];
-    const nbd_options options = {.uri = uri};
+    const nbd_options options = {.source = uri};
     image *im = nbd_open(&options, &error);
     if (im) {
         cr_assert_eq(image_read(im, got, 4096, 8), 0);
