@@ -265,6 +265,7 @@ static bool build_stack(const chain *c, const decoder_plan *plan,
             unit.whole = i + count == c->depth;
         } else if (l->kind == LAYER_RAW) {
             unit.raw_fd = l->fd;
+            unit.whole = l->address;
         }
         if (!unit.reader)
             return false;
@@ -288,7 +289,8 @@ static void describe(chain *c, const decoder_plan *plan, const decoder_plan *che
     for (unsigned i = 0; i < c->depth; i++) {
         layer *l = c->layers[i];
         bool other = check && check->libqcow[i] != plan->libqcow[i];
-        l->info.decoder = !is_qcow(l)        ? "raw"
+        l->info.decoder = l->address         ? "nbd"
+                          : !is_qcow(l)      ? "raw"
                           : other            ? "both"
                           : plan->libqcow[i] ? "libqcow"
                                              : "native";

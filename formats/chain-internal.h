@@ -1,6 +1,6 @@
 /*
  * chain-internal.h: what the files of the chain share. chain-format.c decides what a file
- * is, chain-open.c collects the layers, chain-decoder.c chooses who reads them, chain.c
+ * is, chain-open.c collects the layers, chain-remote.c those on servers, chain-decoder.c chooses who reads them, chain.c
  * reads and writes.
  */
 #ifndef FORMATS_CHAIN_INTERNAL_H
@@ -24,6 +24,7 @@ typedef struct layer {
     const char *refusal; /* why libqcow must not read this layer; NULL: it may */
     uint64_t allocated;  /* guest bytes that hold data, at open; UINT64_MAX: unknown */
     image *im;           /* maps the layer, and reads it unless it is encrypted */
+    char *address;       /* of a layer on a server: what identifies it; else NULL */
 } layer;
 
 /* One step of the walk from the top down. `map` says what the step holds; what it does not
@@ -67,6 +68,9 @@ void chain_kind_unknown(int fd, const char *path, const layer *referrer, GError 
 
 /* Another descriptor of the same open file: the lock stays while either is open. */
 int chain_dup(int fd, const char *filename, GError **error);
+
+/* The only layer of a replica on a server. */
+bool chain_open_remote(chain *c, layer *l, const chain_options *options, GError **error);
 
 /* Opens the layers' images, chooses decoders and builds the stacks. */
 bool chain_choose_decoders(chain *c, const chain_options *options, GError **error);

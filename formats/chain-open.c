@@ -52,6 +52,7 @@ static void layer_free(layer *l)
     g_free((char *)l->info.backing_file);
     g_free((char *)l->info.backing_format);
     g_free((char *)l->info.data_file);
+    g_free(l->address);
     qcow1_header_clear(&l->qcow1);
     qcow2_header_clear(&l->qcow2);
     g_free(l);
@@ -312,6 +313,8 @@ static bool open_top(chain *c, const chain_options *options, GError **error)
     struct stat st;
     char *filename = NULL;
     layer_kind kind = LAYER_QCOW2;
+    if (chain_is_remote(options->path))
+        return chain_open_remote(c, layer_add(c), options, error);
     bool known = top_kind(options, &kind);
     if (options->format && !known) {
         g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_FORMAT,
@@ -443,7 +446,8 @@ static bool check_not_shared(const layer *l, const chain *other, GError **error)
 {
     for (unsigned i = 0; i < other->depth; i++) {
         const layer *o = other->layers[i];
-        bool same = layer_holds(o, l->info.dev, l->info.ino) ||
+        bool same = (l->fd >= 0 && layer_holds(o, l->info.dev, l->info.ino)) ||
+                    (l->address && !g_strcmp0(l->address, o->address)) ||
                     (l->data_fd >= 0 && layer_holds(o, l->data_dev, l->data_ino));
         if (same) {
             g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_REFUSED,

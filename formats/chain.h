@@ -27,7 +27,7 @@ typedef enum chain_decoder {
 } chain_decoder;
 
 typedef struct chain_options {
-    const char *path;   /* as the operator gave it */
+    const char *path;   /* as the operator gave it; may be remote */
     const char *format; /* "raw", "qcow", "qcow2"; NULL: suffix and content (O1) */
     chain_decoder decoder;
     bool writable; /* open the top layer for writing, if that is possible */
@@ -39,9 +39,9 @@ typedef struct chain_options {
 
 /* What `info` and `status` tell about a layer. Owned by the chain. */
 typedef struct chain_layer {
-    const char *filename;     /* real path */
+    const char *filename;     /* real path, or the source of what is remote */
     const char *format;       /* "raw", "qcow", "qcow2" */
-    const char *decoder;      /* "raw", "native", "libqcow", "both" */
+    const char *decoder;      /* "raw", "native", "libqcow", "both", "nbd" */
     const char *note;         /* why not libqcow, which auto prefers ("zero clusters", "is
                                    opened for writing"), or NULL */
     uint64_t size;            /* virtual size of this layer */
@@ -74,6 +74,9 @@ typedef struct chain_extent {
 } chain_extent;
 
 typedef struct chain chain;
+
+/* Whether this names no file but a server (nbd.h): an NBD URI or exec:COMMAND. */
+bool chain_is_remote(const char *path);
 
 /* Opens every layer, checks it, walks the backing files, chooses decoders, takes the
  * locks. Nothing is changed on disk. On failure everything is closed again.

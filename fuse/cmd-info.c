@@ -15,7 +15,8 @@ static path_policy *make_policy(const disk_options *d, const replica_options *re
                                 GError **error)
 {
     path_policy *policy = path_policy_new();
-    bool good = path_policy_add_image(policy, replica->path, error);
+    bool good = chain_is_remote(replica->path) ||
+                path_policy_add_image(policy, replica->path, error);
     for (guint i = 0; good && i < d->allow_dirs->len; i++)
         good = path_policy_add_dir(policy, g_ptr_array_index(d->allow_dirs, i), error);
     if (good)

@@ -5,6 +5,7 @@
  * set finds its state again whatever the order, the mount point or the spelling of the
  * paths. What is written there is trusted later, so it must be ours and nobody else's.
  */
+#include "formats/nbd.h"
 #include "fuse/config-internal.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +27,9 @@ static char *set_name(const mount_config *config)
         const disk_options *d = g_ptr_array_index(config->disks, i);
         for (guint j = 0; j < d->replicas->len; j++) {
             const replica_options *replica = g_ptr_array_index(d->replicas, j);
-            char *real = realpath(replica->path, NULL);
+            char *real = chain_is_remote(replica->path)
+                             ? nbd_source_identity(replica->path)
+                             : realpath(replica->path, NULL);
             g_ptr_array_add(paths, real ? real : strdup(replica->path));
         }
     }

@@ -5,6 +5,7 @@
  * files happen to exist, so that a file with a strange name cannot change what a script
  * means. A colon after the first '/' belongs to a path.
  */
+#include "formats/nbd.h"
 #include "fuse/config-internal.h"
 #include <string.h>
 
@@ -19,21 +20,21 @@ bool config_check_format(const char *format, GError **error)
     return false;
 }
 
-/* What is designed and this version does not have. */
-static const char *unavailable_source(const char *word)
-{
-    static const char *const nbd[] = {"nbd:", "nbds:", "nbd+unix:", "nbds+unix:"};
-    for (size_t i = 0; i < G_N_ELEMENTS(nbd); i++)
-        if (g_str_has_prefix(word, nbd[i]))
-            return "NBD";
-    return g_str_has_prefix(word, "exec:") ? "exec:" : NULL;
-}
-
 /* The length of the word's "FMT:", or 0. */
 static size_t scheme_length(const char *word)
 {
     size_t length = strcspn(word, ":/");
     return word[length] == ':' ? length + 1 : 0;
+}
+
+/* It is the word that is wrong. The error does not show a password. */
+static bool check_remote(const char *source, GError **error)
+{
+    g_autoptr(GError) cause = NULL;
+    if (nbd_check_source(source, &cause))
+        return true;
+    g_set_error_literal(error, CONFIG_ERROR, CONFIG_ERROR_USAGE, cause->message);
+    return false;
 }
 
 bool config_set_source(replica_options *replica, const char *word, const char *base,
@@ -47,13 +48,10 @@ bool config_set_source(replica_options *replica, const char *word, const char *b
         if (g_strv_contains(formats, format))
             path = word + scheme;
     }
-    const char *missing = unavailable_source(path);
-    if (missing) {
-        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_UNAVAILABLE,
-                    "'%s': %s is not available in this version", word, missing);
+    bool remote = chain_is_remote(path);
+    if (remote && !check_remote(path, error))
         return false;
-    }
-    if (scheme > 0 && path == word) {
+    if (scheme > 0 && path == word && !remote) {
         g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_USAGE,
                     "'%s': unknown format '%s' (raw, qcow or qcow2; a path with a colon "
                     "is written './%s')",
@@ -64,14 +62,14 @@ bool config_set_source(replica_options *replica, const char *word, const char *b
         g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_USAGE, "'%s': no path", word);
         return false;
     }
-    if (format) {
+    if (path != word) {
         g_free(replica->format);
         replica->format = g_steal_pointer(&format);
     }
     g_free(replica->source);
     g_free(replica->path);
     replica->source = g_strdup(word);
-    replica->path = config_absolute(base, path);
+    replica->path = remote ? g_strdup(path) : config_absolute(base, path);
     return true;
 }
 

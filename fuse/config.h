@@ -43,7 +43,8 @@ mount_config *mount_config_new(void);
 void mount_config_free(mount_config *config); /* NULL is allowed */
 
 /* One IMAGE word of the command line: a path, or FMT:PATH (a path that itself has a colon
- * is written ./a:b or FMT:a:b). NBD URIs and exec: are UNAVAILABLE in this version.
+ * is written ./a:b or FMT:a:b). An NBD URI or exec:COMMAND is not a path: it
+ * stays as it is, and only its form is checked.
  * `format` (may be NULL) is --format's. */
 replica_options *config_parse_image(const char *word, const char *format, GError **error);
 

@@ -100,7 +100,8 @@ static path_policy *make_policy(const disk_options *options, GError **error)
     path_policy *policy = path_policy_new();
     for (unsigned i = 0; i < options->replicas->len; i++) {
         const replica_options *replica = nth(options, i);
-        if (!path_policy_add_image(policy, replica->path, error)) {
+        if (!chain_is_remote(replica->path) &&
+            !path_policy_add_image(policy, replica->path, error)) {
             g_prefix_error(error, "replica '%s': ", replica->name);
             goto fail;
         }

@@ -115,6 +115,10 @@ Test(words, O1_format_comes_from_the_word)
         {"raw:/x/a:b", NULL, "raw", "/x/a:b"},
         {"/x/raw:b", NULL, NULL, "/x/raw:b"},
         {"raw:/x/a.conf", NULL, "raw", "/x/a.conf"},
+        {"nbd://h/a:b.conf", NULL, NULL, "nbd://h/a:b.conf"},
+        {"nbds://u@h/x?tls-psk-file=/k", NULL, NULL, "nbds://u@h/x?tls-psk-file=/k"},
+        {"raw:nbd+unix:///?socket=/s", NULL, "raw", "nbd+unix:///?socket=/s"},
+        {"exec:nbdkit -U {socket} x", NULL, NULL, "exec:nbdkit -U {socket} x"},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
         GError *error = NULL;
@@ -153,11 +157,12 @@ Test(words, image_words_refused)
         {"json:{}", NULL, CONFIG_ERROR_USAGE, "unknown format 'json'"},
         {":x", NULL, CONFIG_ERROR_USAGE, "unknown format ''"},
         {"/x", "vdi", CONFIG_ERROR_USAGE, "unknown format 'vdi'"},
-        {"nbd://h/x", NULL, CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
-        {"nbds://h/x", NULL, CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
-        {"nbd+unix:///x?socket=/s", NULL, CONFIG_ERROR_UNAVAILABLE, "NBD"},
-        {"raw:nbd://h/x", NULL, CONFIG_ERROR_UNAVAILABLE, "NBD"},
-        {"exec:qemu-nbd -k {socket} x", NULL, CONFIG_ERROR_UNAVAILABLE, "exec:"},
+        {"nbd:h:1", NULL, CONFIG_ERROR_USAGE, "write nbd://HOST/EXPORT"},
+        {"nbds://h/x", NULL, CONFIG_ERROR_USAGE, "tls-certificates=DIR"},
+        {"raw:nbd+unix:///x", NULL, CONFIG_ERROR_USAGE, "?socket=PATH"},
+        {"exec:qemu-nbd x", NULL, CONFIG_ERROR_USAGE, "{socket}"},
+        {"exec:'", NULL, CONFIG_ERROR_USAGE, "exec:'"},
+        {"exec:", NULL, CONFIG_ERROR_USAGE, "exec:"},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
         GError *error = NULL;

@@ -209,8 +209,6 @@ Test(keyfile, what_is_not_built_is_refused_by_name)
                    "on-divergence=repair is not available in this version");
     assert_refused(DISK "read-pattern=fifo\n" REPLICA, CONFIG_ERROR_UNAVAILABLE,
                    "not available in this version");
-    assert_refused(DISK "[replica vm1/a]\nsource=nbd://h/x\n", CONFIG_ERROR_UNAVAILABLE,
-                   "NBD is not available in this version");
     assert_refused(DISK "min-replicas=1\n" REPLICA "[replica vm1/b]\nsource=/b.raw\n",
                    CONFIG_ERROR_UNAVAILABLE, "min-replicas=1 is not available");
 }

@@ -67,9 +67,10 @@ for option in on-divergence=repair blkverify read-pattern=fifo read-pattern=rota
     wrong 1 "$option is not available in this version" mount -o $option a.raw b.raw mnt
     wrong 64 "$option is not available in this version" verify -o $option a.raw b.raw
 done
-for word in nbd://host/x nbds://host/x nbd+unix:///x?socket=/s "exec:qemu-nbd -k {socket}" vm.xml; do
-    wrong 1 "not available in this version" mount "$word" mnt
-done
+wrong 1 "not available in this version" mount vm.xml mnt
+wrong 1 "nothing to check the server by" mount nbds://host/x mnt
+wrong 1 "no {socket} in it" mount "exec:qemu-nbd x" mnt
+wrong 64 "no socket (add ?socket=PATH)" verify nbd+unix:///x a.raw
 
 wrong 1 "remount is not available in this version" mount -o remount,ro a.raw mnt
 wrong 32 "No such file" mount a.raw nowhere
