@@ -1,0 +1,263 @@
+/*
+ * state-shape.c: which replicas the recorded ones are, and giving a state another shape.
+ *
+ * Another shape is a new area beside the old one, with the next layout number, and then a
+ * slot that leads to it. If that fails after the slot was written, on disk it may be the
+ * newer one; so the old facts are written over it, with a higher number, before anything
+ * else is called durable (facts_dirty).
+ */
+#include "quorum/state-internal.h"
+#include <errno.h>
+#include <string.h>
+
+#define INTENT_SHIFT 26
+#define STALE_SHIFT  20
+#define SHIFT_MIN    12
+
+/* ---- From a shape to facts ----------------------------------------------------------- */
+
+static unsigned region_shift(uint64_t size, uint64_t region, unsigned usual,
+                             uint32_t most)
+{
+    unsigned shift = region ? (unsigned)__builtin_ctzll(region) : usual;
+    while (size >> shift > most || state_bits(size, shift) > most)
+        shift++;
+    return shift;
+}
+
+/* Of a source that is too long the end: that is where paths differ. */
+static void copy_source(char *to, const char *source)
+{
+    size_t length = strlen(source), most = STATE_SOURCE_SIZE - 1;
+    memset(to, 0, STATE_SOURCE_SIZE);
+    memcpy(to, length > most ? source + length - most : source, MIN(length, most));
+}
+
+static bool is_region(uint64_t region)
+{
+    return region == 0 || ((region & (region - 1)) == 0 && region >= 1u << SHIFT_MIN &&
+                           region <= IMAGE_SIZE_MAX);
+}
+
+const char *state_set_shape(state_facts *facts, const state_shape *shape)
+{
+    if (shape->n < 1 || shape->n > VOTE_REPLICAS_MAX || shape->threshold < 1 ||
+        shape->threshold > shape->n || shape->size > IMAGE_SIZE_MAX ||
+        !is_region(shape->intent_region) || !is_region(shape->stale_region))
+        return "the disk's size, threshold or number of replicas cannot be";
+    facts->size = shape->size;
+    facts->n = shape->n;
+    facts->threshold = shape->threshold;
+    facts->intent_shift =
+        region_shift(shape->size, shape->intent_region, INTENT_SHIFT, STATE_INTENT_BITS);
+    facts->stale_shift =
+        region_shift(shape->size, shape->stale_region, STALE_SHIFT, STATE_STALE_BITS);
+    for (unsigned i = 0; i < shape->n; i++) {
+        if (strlen(shape->names[i]) >= STATE_NAME_SIZE)
+            return "a replica's name has more than 127 bytes";
+        memset(facts->replicas[i].name, 0, STATE_NAME_SIZE);
+        memcpy(facts->replicas[i].name, shape->names[i], strlen(shape->names[i]));
+        copy_source(facts->replicas[i].source, shape->sources[i]);
+    }
+    return NULL;
+}
+
+static const char *name_of(const state_facts *facts, unsigned i)
+{
+    return facts->replicas[i].name;
+}
+
+static const char *source_of(const state_facts *facts, unsigned i)
+{
+    return facts->replicas[i].source;
+}
+
+/* Finds each replica of `wanted` in `recorded`, each one once, by what `key` gives. */
+static bool match(const state_facts *recorded, const state_facts *wanted,
+                  const char *(*key)(const state_facts *, unsigned), int *ret_map)
+{
+    uint64_t taken = 0;
+    if (recorded->n != wanted->n)
+        return false;
+    for (unsigned i = 0; i < wanted->n; i++) {
+        unsigned k = 0;
+        while (k < recorded->n &&
+               (taken >> k & 1 || strcmp(key(recorded, k), key(wanted, i)) != 0))
+            k++;
+        if (k == recorded->n)
+            return false;
+        taken |= UINT64_C(1) << k;
+        ret_map[i] = (int)k;
+    }
+    return true;
+}
+
+/* ---- Another shape ------------------------------------------------------------------- */
+
+/* Sets what a bit of `from` stands for in `to`. */
+static void carry_bit(const state_bitmap *from, uint32_t bit, state_bitmap *to)
+{
+    uint64_t start = (uint64_t)bit << from->shift;
+    uint64_t last = start + (UINT64_C(1) << from->shift) - 1;
+    for (uint64_t k = start >> to->shift; k <= last >> to->shift && k < to->bits; k++) {
+        atomic_fetch_or(&to->wanted[k / 64], UINT64_C(1) << k % 64);
+        to->stable[k / 64] |= UINT64_C(1) << k % 64;
+    }
+}
+
+static void carry_bits(const state_bitmap *from, state_bitmap *to)
+{
+    for (uint32_t bit = 0; bit < (from ? from->bits : to->bits); bit++)
+        if (!from)
+            carry_bit(to, bit, to);
+        else if (state_has_bit(from, bit))
+            carry_bit(from, bit, to);
+}
+
+/* The words of the new regions: what is dirty is stable, and as unequal as it was. */
+static void carry_regions(const state *from, state *to)
+{
+    const state_bitmap *old = &from->bitmaps[0], *bitmap = &to->bitmaps[0];
+    for (uint32_t region = 0; region < bitmap->bits; region++)
+        if (state_has_bit(bitmap, region))
+            atomic_store(&to->regions[region], STATE_STABLE);
+    for (uint32_t region = 0; region < old->bits; region++) {
+        uint64_t flags =
+            atomic_load(&from->regions[region]) & (STATE_KEPT | STATE_UNRECONCILED);
+        uint64_t start = (uint64_t)region << old->shift;
+        uint64_t last = start + (UINT64_C(1) << old->shift) - 1;
+        for (uint64_t k = start >> bitmap->shift;
+             flags && k <= last >> bitmap->shift && k < bitmap->bits; k++)
+            atomic_fetch_or(&to->regions[k], flags);
+    }
+}
+
+static void take_bitmaps(state *s, state *from)
+{
+    for (unsigned k = 0; k < STATE_BITMAPS_MAX; k++) {
+        state_bitmap_clear(&s->bitmaps[k]);
+        s->bitmaps[k] = from->bitmaps[k];
+        from->bitmaps[k] = (state_bitmap){0};
+    }
+    g_free(s->regions);
+    s->regions = g_steal_pointer(&from->regions);
+}
+
+/* In front of the present area if it fits there, else behind it. */
+static uint64_t place_area(const state_facts *now, const state_facts *then)
+{
+    uint64_t end = now->area + state_area_length(now);
+    if (STATE_AREA_MIN + state_area_length(then) <= now->area)
+        return STATE_AREA_MIN;
+    return (end + 4095) & ~UINT64_C(4095);
+}
+
+/* `facts` are the new ones, `map` as for state_reshape; both lie outside of `s`. */
+static int reshape(state *s, const state_facts *facts, const int *map)
+{
+    state *next = state_new(s->fd, NULL);
+    next->facts = *facts;
+    next->facts.layout = s->facts.layout + 1;
+    next->facts.area = place_area(&s->facts, facts);
+    next->durable_slot = s->durable_slot;
+    state_init_bitmaps(next);
+    carry_bits(&s->bitmaps[0], &next->bitmaps[0]);
+    carry_regions(s, next);
+    for (unsigned i = 0; i < facts->n; i++)
+        carry_bits(map[i] < 0 ? NULL : &s->bitmaps[1 + map[i]], &next->bitmaps[1 + i]);
+    state_recount(next);
+    int failed = state_write_all(next);
+
+    g_mutex_lock(&s->lock);
+    s->durable_slot = next->durable_slot;
+    s->facts_dirty = failed != 0;
+    if (failed) {
+        s->facts.sequence = next->facts.sequence;
+    } else {
+        s->facts = next->facts;
+        take_bitmaps(s, next);
+        g_array_set_size(s->queue, 0);
+        state_recount(s);
+    }
+    g_mutex_unlock(&s->lock);
+    next->fd = -1;
+    state_free(next);
+    return failed;
+}
+
+/* The records of the replicas that stay, in their new order. */
+static void map_records(const state_facts *from, const int *map, state_facts *to)
+{
+    const state_replica fresh = {.state = STATE_STALE_WHOLE};
+    for (unsigned i = 0; i < to->n; i++)
+        to->replicas[i].record = map[i] < 0 ? fresh : from->replicas[map[i]].record;
+}
+
+static bool has_same_area(const state_facts *a, const state_facts *b, const int *map)
+{
+    bool same = a->size == b->size && a->n == b->n &&
+                a->intent_shift == b->intent_shift && a->stale_shift == b->stale_shift;
+    for (unsigned i = 0; i < b->n; i++)
+        same = same && map[i] == (int)i;
+    return same;
+}
+
+static bool has_same_labels(const state_facts *a, const state_facts *b)
+{
+    bool same = a->threshold == b->threshold;
+    for (unsigned i = 0; i < b->n; i++)
+        same = same && strcmp(name_of(a, i), name_of(b, i)) == 0 &&
+               strcmp(source_of(a, i), source_of(b, i)) == 0;
+    return same;
+}
+
+int state_adopt(state *s, const state_shape *shape, const char **ret_why)
+{
+    int map[VOTE_REPLICAS_MAX];
+    g_autofree state_facts *facts = g_memdup2(&s->facts, sizeof s->facts);
+    *ret_why = state_set_shape(facts, shape);
+    if (*ret_why)
+        return -EINVAL;
+    if (!match(&s->facts, facts, source_of, map) &&
+        !match(&s->facts, facts, name_of, map))
+        return -ENOENT;
+    map_records(&s->facts, map, facts);
+    if (!has_same_area(&s->facts, facts, map))
+        return reshape(s, facts, map);
+    if (has_same_labels(&s->facts, facts))
+        return 0;
+    g_mutex_lock(&s->lock);
+    s->facts = *facts;
+    s->facts_dirty = true;
+    int failed = state_commit(s);
+    g_mutex_unlock(&s->lock);
+    return failed;
+}
+
+int state_reshape(state *s, const state_shape *shape, const int *map)
+{
+    int as_before[VOTE_REPLICAS_MAX];
+    g_mutex_lock(&s->lock);
+    state_enter(s);
+    g_autofree state_facts *facts = g_memdup2(&s->facts, sizeof s->facts);
+    g_mutex_unlock(&s->lock);
+
+    int result = state_set_shape(facts, shape) ? -EINVAL : 0;
+    for (unsigned i = 0; i < VOTE_REPLICAS_MAX; i++)
+        as_before[i] = (int)i;
+    if (!map && facts->n != s->facts.n)
+        result = -EINVAL;
+    for (unsigned i = 0; map && i < facts->n; i++)
+        if (map[i] >= (int)s->facts.n)
+            result = -EINVAL;
+    facts->generation += map ? 1 : 0;
+    if (!result)
+        map_records(&s->facts, map ? map : as_before, facts);
+    if (!result)
+        result = reshape(s, facts, map ? map : as_before);
+
+    g_mutex_lock(&s->lock);
+    state_leave(s);
+    g_mutex_unlock(&s->lock);
+    return result;
+}
