@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 
 SIZE = 1 << 20
 OPT_MAGIC, REP_MAGIC = b"IHAVEOPT", 0x3E889045565A9
@@ -86,12 +87,22 @@ def go(conn, mode, number):
     reply(conn, 7, 1)
 
 
+def wait_for_others(kind):
+    """Until three servers of the directory have got a command of this kind."""
+    directory, suffix = os.path.dirname(sys.argv[1]), f".got-{kind}"
+    open(sys.argv[1] + suffix, "w").close()
+    while sum(name.endswith(suffix) for name in os.listdir(directory)) < 3:
+        time.sleep(0.001)
+
+
 def answer(conn, mode, kind, cookie, offset, length, flags):
     if mode == "stall":
         stall()
     if mode == "cut" or (mode == "cut-writes" and kind == 1) or \
        (mode in ("changes", "cut-flush") and kind == 3):
         sys.exit(0)
+    if mode == "together":
+        wait_for_others(kind)
     if mode == "garbage":
         conn.sendall(os.urandom(4096))
         stall()
@@ -110,6 +121,13 @@ def answer(conn, mode, kind, cookie, offset, length, flags):
             sys.exit(0)
     elif kind == 0 and mode == "short":
         chunk(conn, cookie, 1, struct.pack(">Q", offset) + b"\x11" * (length // 2))
+    elif kind == 0 and mode == "flood":
+        while True:
+            conn.sendall(struct.pack(">IHHQIQB", 0x668E33EF, 0, 1, cookie, 9, offset, 1) * 1000)
+    elif kind == 0 and mode == "dribble":
+        conn.sendall(struct.pack(">IHHQI", 0x668E33EF, 1, 1, cookie, length + 8))
+        while True:
+            conn.sendall(b"\0")
     elif kind == 0 and mode == "nothing":
         chunk(conn, cookie, 0, b"")
     elif kind == 0 and mode == "outside":

@@ -183,6 +183,21 @@ Test(nbd_faults, R5_what_stalls_times_out)
     }
 }
 
+/* Always something to read, never an end. */
+Test(nbd_faults, R5_what_keeps_talking_times_out)
+{
+    static const char *const modes[] = {"flood", "dribble"};
+    for (size_t i = 0; i < G_N_ELEMENTS(modes); i++) {
+        nbd_server server = nbd_server_liar(modes[i]);
+        image *im = nbd_server_open(&server, SHORT_MS);
+        g_autofree uint8_t *got = g_malloc(1u << 20);
+        int error = image_read(im, got, 0, 1u << 20);
+        cr_assert_eq(error, -ETIMEDOUT, "%s: %d", modes[i], error);
+        image_close(im);
+        nbd_server_end(&server);
+    }
+}
+
 /* The caller's memory is the caller's again, although the server answers later. */
 Test(nbd_faults, R5_nothing_is_written_after_the_deadline)
 {
@@ -316,35 +331,34 @@ Test(nbd_faults, threads_on_a_server_that_dies_again_and_again)
 
 /* ---- Several images at once ------------------------------------------------------------ */
 
-/* Three servers take half a second for each request: what was begun on all of them is not
- * three times as long. The bound is generous. */
+/* The servers answer when all three have been asked. */
 Test(nbd_faults, requests_of_several_images_run_side_by_side)
 {
     enum { N = 3 };
     nbd_server servers[N];
     image *ims[N];
-    uint8_t got[N][512];
+    uint8_t got[N][512] = {0};
     for (unsigned i = 0; i < N; i++) {
-        servers[i] = nbd_server_start(
-            "nbdkit -f -U {} --filter=delay memory 1M rdelay=500ms wdelay=500ms");
+        servers[i] = nbd_server_liar("together");
         ims[i] = nbd_server_open(&servers[i], LONG_MS);
     }
-    gint64 before = g_get_monotonic_time();
     for (unsigned i = 0; i < N; i++)
         image_read_ahead(ims[i], got[i], 0, 512);
     for (unsigned i = 0; i < N; i++)
         cr_assert_eq(image_read(ims[i], got[i], 0, 512), 0);
-    cr_assert_lt(g_get_monotonic_time() - before, 1400000);
-    before = g_get_monotonic_time();
     image_change *changes[N];
+    image_flush_state flushes[N] = {0};
     io_list list = {0};
     for (unsigned i = 0; i < N; i++)
         cr_assert_eq(image_prepare_write(ims[i], got[i], 0, 512, i, &list, &changes[i]),
                      0);
-    cr_assert_eq(list.count, 0);
     for (unsigned i = 0; i < N; i++)
         cr_assert_eq(image_finish_write(ims[i], changes[i], 0), 0);
-    cr_assert_lt(g_get_monotonic_time() - before, 1400000);
+    for (unsigned i = 0; i < N; i++)
+        cr_assert_eq(image_flush_step(ims[i], &flushes[i], i, &list), 1);
+    for (unsigned i = 0; i < N; i++)
+        cr_assert_eq(image_flush_step(ims[i], &flushes[i], i, &list), 0);
+    cr_assert_eq(list.count, 0);
     for (unsigned i = 0; i < N; i++) {
         image_close(ims[i]);
         nbd_server_end(&servers[i]);
