@@ -156,7 +156,7 @@ $(BUILD)/tests/fuzz/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(FUZZ_PART) $(BUILD)/l
 DEPS_BUILD := gcc libc6-dev pkg-config libfuse3-dev libqcow-dev libglib2.0-dev libssl-dev \
               liburing-dev libzstd-dev zlib1g-dev libjansson-dev libnbd-dev
 DEPS_RUN   := fuse3 qemu-utils
-DEPS_TEST  := libcriterion-dev nbdkit qemu-system-common fio gddrescue jq python3 e2fsprogs procps
+DEPS_TEST  := libcriterion-dev nbdkit qemu-system-common fio gddrescue jq python3 e2fsprogs procps openssl
 DEPS_CI    := clang libclang-rt-dev clang-format cppcheck
 DEPS       ?= $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_TEST)
 deps:

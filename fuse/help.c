@@ -22,7 +22,7 @@ static const char overview[] =
     "\n"
     "For fstab and mount(8), type fuse.quorumfs: quorumfs CONFIG MOUNTPOINT [-o "
     "OPTIONS]\n"
-    "An IMAGE is a path or FMT:PATH (qcow, qcow2, raw).\n";
+    "An IMAGE is a path, FMT:PATH (qcow, qcow2, raw), an NBD URI, or exec:COMMAND.\n";
 
 static const char mount_text[] =
     "usage: quorumfs mount [OPTIONS] IMAGE... MOUNTPOINT\n"
@@ -38,7 +38,7 @@ static const char mount_text[] =
     "    ro                       read-only\n"
     "    threshold=K              as --threshold\n"
     "    decoder=auto|libqcow|native|both\n"
-    "    replica-timeout=TIME     for decoder helpers (5s, 500ms)\n"
+    "    replica-timeout=TIME     for decoder helpers and servers (5s, 500ms)\n"
     "    allow-dir=DIR            backing files may lie there too; may be repeated\n"
     "    password-file=PATH       for AES images: its first line\n"
     "    state-dir=DIR            where journals and the control socket are kept\n"
