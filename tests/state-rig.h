@@ -103,4 +103,27 @@ static inline void rig_write(state *s, uint64_t offset, uint64_t length)
     state_write_end(s, offset, length, true);
 }
 
+/* Of a fresh state, in a session. */
+static inline state *rig_start(char **ret_dir)
+{
+    state_shape shape = rig_shape();
+    *ret_dir = rig_dir("state");
+    state *s = rig_open(*ret_dir, &shape);
+    cr_assert(state_is_new(s));
+    rig_begin_session(s);
+    return s;
+}
+
+static inline state *rig_peek_as_is(const char *dir)
+{
+    state_shape shape = rig_shape();
+    return rig_peek(dir, &shape);
+}
+
+static inline int64_t rig_clear_idle(state *s)
+{
+    state_collection *collection = state_collect(s);
+    return collection ? state_clear(s, collection) : 0;
+}
+
 #endif

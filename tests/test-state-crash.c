@@ -93,7 +93,7 @@ static void make_peek_dir(void)
 }
 
 /* A state in its first session, all of it stable, watched. */
-static state *rig_start(unsigned states)
+static state *life_start(unsigned states)
 {
     state_shape shape = rig_shape();
     rig.dir = rig_dir("state");
@@ -109,7 +109,7 @@ static state *rig_start(unsigned states)
     return s;
 }
 
-static void rig_stop(state *s)
+static void life_stop(state *s)
 {
     crash_set_hook(NULL, NULL);
     state_close(s);
@@ -230,7 +230,7 @@ static void settle(int result)
 
 Test(state_crash, W2_W5_every_crash_point_leaves_old_or_new)
 {
-    state *s = rig_start(6);
+    state *s = life_start(6);
     int result;
     for (unsigned k = 0; (result = step(s, k)) == 0; k++)
         settle(result);
@@ -238,14 +238,14 @@ Test(state_crash, W2_W5_every_crash_point_leaves_old_or_new)
     cr_assert_gt(crash_points(), 40);
     cr_assert_gt(rig.looks, 300);
     on_point(NULL, CRASH_SYNC);
-    rig_stop(s);
+    life_stop(s);
 }
 
 /* The at-th write or sync fails, torn. What was promised before is still there at every
  * later point, and when the call is repeated it succeeds and is durable. */
 static bool run_with_fault(unsigned kinds, unsigned at)
 {
-    state *s = rig_start(2);
+    state *s = life_start(2);
     crash_set_fault((crash_fault){.kinds = kinds, .at = at, .error = EIO, .tear = at});
     for (unsigned k = 0;; k++) {
         int result = step(s, k);
@@ -263,7 +263,7 @@ static bool run_with_fault(unsigned kinds, unsigned at)
         on_point(NULL, CRASH_SYNC);
     }
     bool struck = crash_fault_hits() > 0;
-    rig_stop(s);
+    life_stop(s);
     return struck;
 }
 
@@ -278,9 +278,43 @@ Test(state_crash, W2_W5_a_failed_call_promises_nothing_and_can_be_repeated)
     cr_assert_gt(syncs, 15);
 }
 
+/* Whichever call of a reshape fails: the old shape goes on, and what is marked in it from
+ * then on is what the next open finds, though a slot may lead to the new area already. */
+static bool run_with_failed_reshape(unsigned at, unsigned slot)
+{
+    state *s = life_start(6);
+    crash_set_hook(NULL, NULL);
+    if (s->durable_slot != slot)
+        cr_assert_eq(do_replica(s, 0, STATE_IN_SYNC), 0);
+    crash_set_fault(
+        (crash_fault){.kinds = CRASH_WRITE | CRASH_SYNC, .at = at, .error = EIO});
+    int result = do_resize(s, RIG_SIZE + 5 * RIG_INTENT);
+    bool struck = crash_fault_hits() > 0;
+    if (result < 0) {
+        rig.new.size = rig.old.size;
+        crash_set_fault((crash_fault){0});
+        cr_assert_eq(do_write(s, 5, 1), 0);
+        settle(0);
+        on_point(NULL, CRASH_SYNC);
+        cr_assert_eq(do_mark(s, 1, 5, 1), 0);
+        settle(0);
+        on_point(NULL, CRASH_SYNC);
+    }
+    life_stop(s);
+    return struck;
+}
+
+Test(state_crash, W5_a_failed_reshape_leaves_the_old_one_in_force)
+{
+    unsigned at = 1;
+    while (run_with_failed_reshape(at, 0) && run_with_failed_reshape(at, 1))
+        at++;
+    cr_assert_gt(at, 5);
+}
+
 Test(state_crash, W5_what_is_set_needs_no_call)
 {
-    state *s = rig_start(0);
+    state *s = life_start(0);
     cr_assert_eq(do_write(s, 5, 1), 0);
     cr_assert_eq(do_mark(s, 1, 5, 1), 0);
     settle(0);
@@ -288,7 +322,25 @@ Test(state_crash, W5_what_is_set_needs_no_call)
     cr_assert_eq(do_write(s, 7, 100), 0);
     cr_assert_eq(do_mark(s, 1, 7, 100), 0);
     cr_assert_eq(crash_points(), points);
-    rig_stop(s);
+    life_stop(s);
+}
+
+/* What a daemon wrote that was killed before its sync is in the page cache only. */
+Test(state_crash, W5_what_is_read_is_stable_before_it_counts)
+{
+    state_shape shape = rig_shape();
+    g_autofree char *dir = rig_dir("state"), *path = state_path(dir, "disk");
+    state_close(rig_open(dir, &shape));
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    uint8_t byte = 1;
+    crash_watch(fd);
+    cr_assert_eq(file_write_full(fd, &byte, 1, STATE_AREA_MIN), 0);
+    close(fd);
+    cr_assert_eq(crash_queued(0), 1);
+    state *s = rig_open(dir, &shape);
+    cr_assert_eq(crash_queued(0), 0);
+    state_close(s);
+    crash_reset();
 }
 
 /* The file that state_open makes: under its name only when it is stable. */
@@ -319,7 +371,7 @@ Test(state_crash, O5_a_new_file_is_whole_when_it_has_its_name)
     cr_assert_gt(made_looks, 4);
     rig.states = 10;
     on_point(NULL, CRASH_SYNC);
-    rig_stop(s);
+    life_stop(s);
 }
 
 /* Random lives against the model, each with a crash and a reopening between sessions. */
@@ -347,7 +399,7 @@ static int random_step(state *s)
 
 Test(state_crash, W6_random_lives_read_back_as_the_model)
 {
-    state *s = rig_start(1);
+    state *s = life_start(1);
     state_shape shape = rig_shape();
     for (unsigned life = 0; life < 12; life++) {
         for (unsigned k = 0; k < 12; k++) {
@@ -366,7 +418,7 @@ Test(state_crash, W6_random_lives_read_back_as_the_model)
                      !rig.old.clean && state_dirty_bytes(s) > 0);
         state_reconciled(s, 0, RIG_SIZE);
     }
-    rig_stop(s);
+    life_stop(s);
 }
 
 /* ---- Rot ----------------------------------------------------------------------------- */
@@ -400,7 +452,7 @@ static void check_rot(const uint8_t *bytes, size_t length, size_t at)
 
 Test(state_crash, O5_a_flipped_byte_is_noticed_and_loses_nothing)
 {
-    state *s = rig_start(0);
+    state *s = life_start(0);
     crash_set_hook(NULL, NULL);
     cr_assert_eq(do_write(s, 0, RIG_INTENT), 0);
     cr_assert_eq(do_mark(s, 1, 9 * RIG_STALE, 1), 0);
@@ -416,5 +468,21 @@ Test(state_crash, O5_a_flipped_byte_is_noticed_and_loses_nothing)
     }
     for (size_t at = STATE_AREA_MIN; at < length; at += 5)
         check_rot(bytes, length, at);
-    rig_stop(s);
+    life_stop(s);
+}
+
+/* A sector that is whole, but of another file. */
+Test(state_crash, O5_a_foreign_sector_counts_as_all_set)
+{
+    state_shape shape = rig_shape();
+    g_autofree char *dir = rig_dir("state"), *other = rig_dir("other");
+    g_autofree char *path = state_path(dir, "disk"), *from = state_path(other, "disk");
+    size_t length;
+    state_close(rig_open(dir, &shape));
+    state_close(rig_open(other, &shape));
+    g_autofree uint8_t *bytes = support_load(from, &length);
+    support_poke(path, STATE_AREA_MIN, bytes + STATE_AREA_MIN, STATE_SECTOR);
+    state *s = rig_open(dir, &shape);
+    cr_assert_eq(state_dirty_bytes(s), RIG_SIZE);
+    state_close(s);
 }

@@ -1,47 +1,18 @@
 /*
  * test-state.c: what a disk remembers (W2, W5, W6, O5).
  */
-#include "quorum/state-internal.h"
 #include "tests/state-rig.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
-
-/* Of a fresh state, in a session. */
-static state *start(char **ret_dir)
-{
-    state_shape shape = rig_shape();
-    *ret_dir = rig_dir("state");
-    state *s = rig_open(*ret_dir, &shape);
-    cr_assert(state_is_new(s));
-    rig_begin_session(s);
-    return s;
-}
-
-static state *peek(const char *dir)
-{
-    state_shape shape = rig_shape();
-    return rig_peek(dir, &shape);
-}
-
-static int64_t clear_idle(state *s)
-{
-    state_collection *collection = state_collect(s);
-    return collection ? state_clear(s, collection) : 0;
-}
 
 /* ---- W5 ------------------------------------------------------------------------------ */
 
 Test(state, W5_a_write_that_has_begun_is_on_disk)
 {
     g_autofree char *dir = NULL;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     cr_assert_eq(state_write_begin(s, RIG_INTENT - 1, 2), 0);
-    state *after = peek(dir);
+    state *after = rig_peek_as_is(dir);
     cr_assert(rig_is_dirty(after, 0));
     cr_assert(rig_is_dirty(after, RIG_INTENT));
     cr_assert(!rig_is_dirty(after, 2 * RIG_INTENT));
@@ -58,17 +29,17 @@ Test(state, W5_a_write_that_has_begun_is_on_disk)
 Test(state, W5_idle_regions_are_cleared)
 {
     g_autofree char *dir = NULL;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     rig_write(s, 0, 1);
     rig_write(s, 5 * RIG_INTENT, 1);
-    cr_assert_eq(clear_idle(s), 2);
+    cr_assert_eq(rig_clear_idle(s), 2);
     cr_assert_eq(state_dirty_bytes(s), 0);
     cr_assert_null(state_collect(s));
-    state *after = peek(dir);
+    state *after = rig_peek_as_is(dir);
     cr_assert_eq(state_unreconciled_bytes(after), 0);
     state_close(after);
     rig_write(s, 0, 1);
-    after = peek(dir);
+    after = rig_peek_as_is(dir);
     cr_assert_eq(state_unreconciled_bytes(after), RIG_INTENT);
     state_close(after);
     state_close(s);
@@ -77,7 +48,7 @@ Test(state, W5_idle_regions_are_cleared)
 Test(state, W5_a_region_with_a_write_under_way_is_not_cleared)
 {
     g_autofree char *dir = NULL;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     cr_assert_eq(state_write_begin(s, 0, 1), 0);
     cr_assert_null(state_collect(s));
     state_write_end(s, 0, 1, true);
@@ -92,19 +63,19 @@ Test(state, W5_a_region_with_a_write_under_way_is_not_cleared)
 Test(state, W5_a_write_since_the_flush_began_keeps_its_region)
 {
     g_autofree char *dir = NULL;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     rig_write(s, 0, 1);
     state_collection *collection = state_collect(s);
     rig_write(s, 0, 1);
     cr_assert_eq(state_clear(s, collection), 0);
-    cr_assert_eq(clear_idle(s), 1);
+    cr_assert_eq(rig_clear_idle(s), 1);
     state_close(s);
 }
 
 Test(state, W5_nothing_is_cleared_while_a_replica_is_missing)
 {
     g_autofree char *dir = NULL;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     rig_write(s, 0, 1);
     state_collection *collection = state_collect(s);
     rig_set(s, 1, STATE_FAILED);
@@ -116,25 +87,25 @@ Test(state, W5_nothing_is_cleared_while_a_replica_is_missing)
     state_stale_copied(s, 2, 0, RIG_STALE);
     cr_assert_eq(state_stale_clear(s, 2), 0);
     rig_set(s, 1, STATE_REMOVED);
-    cr_assert_eq(clear_idle(s), 1);
+    cr_assert_eq(rig_clear_idle(s), 1);
     state_close(s);
 }
 
 Test(state, W5_a_failed_write_keeps_its_region_until_it_is_reconciled)
 {
     g_autofree char *dir = NULL;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     cr_assert_eq(state_write_begin(s, 0, 1), 0);
     state_write_end(s, 0, 1, false);
     cr_assert_null(state_collect(s));
     cr_assert(!rig_is_dirty(s, 0));
     rig_end_session(s);
-    state *after = peek(dir);
+    state *after = rig_peek_as_is(dir);
     cr_assert(state_was_clean(after));
     cr_assert(rig_is_dirty(after, 0));
     state_close(after);
     state_reconciled(s, 0, RIG_INTENT);
-    cr_assert_eq(clear_idle(s), 1);
+    cr_assert_eq(rig_clear_idle(s), 1);
     state_close(s);
 }
 
@@ -144,7 +115,7 @@ Test(state, W6_dirty_regions_are_found_and_reconciled_one_by_one)
 {
     g_autofree char *dir = NULL;
     state_shape shape = rig_shape();
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     uint64_t offset, length;
     rig_write(s, 3 * RIG_INTENT, 2 * RIG_INTENT);
     rig_write(s, RIG_SIZE - 1, 1);
@@ -165,10 +136,10 @@ Test(state, W6_dirty_regions_are_found_and_reconciled_one_by_one)
     state_reconciled(s, offset, length);
     cr_assert(!state_next_unreconciled(s, 0, &offset, &length));
     cr_assert_eq(state_unreconciled_bytes(s), 0);
-    state *after = peek(dir);
+    state *after = rig_peek_as_is(dir);
     cr_assert_eq(state_unreconciled_bytes(after), 2 * RIG_INTENT + 512);
     state_close(after);
-    cr_assert_eq(clear_idle(s), 3);
+    cr_assert_eq(rig_clear_idle(s), 3);
     state_close(s);
 }
 
@@ -176,7 +147,7 @@ Test(state, W6_after_a_clean_close_nothing_is_to_be_reconciled)
 {
     g_autofree char *dir = NULL;
     state_shape shape = rig_shape();
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     rig_write(s, 0, 1);
     rig_set(s, 0, STATE_FAILED); /* so its bit stays */
     rig_end_session(s);
@@ -186,7 +157,7 @@ Test(state, W6_after_a_clean_close_nothing_is_to_be_reconciled)
     cr_assert_eq(state_dirty_bytes(s), RIG_INTENT);
     cr_assert_eq(state_unreconciled_bytes(s), 0);
     rig_begin_session(s);
-    state *after = peek(dir);
+    state *after = rig_peek_as_is(dir);
     cr_assert_eq(state_unreconciled_bytes(after), RIG_INTENT);
     state_close(after);
     state_close(s);
@@ -198,11 +169,11 @@ Test(state, W2_what_a_replica_missed_is_on_disk)
 {
     g_autofree char *dir = NULL;
     uint64_t offset, length;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     cr_assert_eq(state_mark_stale(s, 1, RIG_STALE + 1, RIG_STALE), 0);
     cr_assert_eq(state_mark_stale(s, 2, RIG_SIZE - 1, 1), 0);
     cr_assert_eq(state_mark_stale(s, 1, 0, (uint64_t)RIG_SIZE + 1), -EINVAL);
-    state *after = peek(dir);
+    state *after = rig_peek_as_is(dir);
     cr_assert_eq(state_stale_bytes(after, 0), 0);
     cr_assert_eq(state_stale_bytes(after, 1), 2 * RIG_STALE);
     cr_assert_eq(state_stale_bytes(after, 2), 512);
@@ -220,12 +191,12 @@ Test(state, W2_what_a_replica_missed_is_on_disk)
 Test(state, W2_a_mark_after_the_copy_is_not_cleared)
 {
     g_autofree char *dir = NULL;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     cr_assert_eq(state_mark_stale(s, 1, 0, 4 * RIG_STALE), 0);
     state_stale_copied(s, 1, 1, 3 * RIG_STALE); /* two whole ones */
     cr_assert_eq(state_mark_stale(s, 1, RIG_STALE, 1), 0);
     cr_assert_eq(state_stale_clear(s, 1), 0);
-    state *after = peek(dir);
+    state *after = rig_peek_as_is(dir);
     cr_assert(state_is_stale(after, 1, 0, 1));
     cr_assert(state_is_stale(after, 1, RIG_STALE, 1));
     cr_assert(!state_is_stale(after, 1, 2 * RIG_STALE, 1));
@@ -243,7 +214,7 @@ Test(state, O5_two_cannot_have_it_open)
     g_autofree char *dir = NULL;
     state_shape shape = rig_shape();
     int code;
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     g_autofree char *path = state_path(dir, "disk");
     struct stat st;
     cr_assert_eq(stat(path, &st), 0);
@@ -263,7 +234,7 @@ Test(state, O5_the_set_is_remembered)
 {
     g_autofree char *dir = NULL;
     state_shape shape = rig_shape();
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     uint8_t id[16], again[16];
     state_replica replica = {.state = STATE_FAILED};
     replica.identity = (identity){.kind = IDENTITY_FILE,
@@ -297,7 +268,7 @@ Test(state, O5_another_set_is_void)
     g_autofree char *dir = NULL;
     static const char *const names[] = {"a", "b", "x"};
     static const char *const sources[] = {"/srv/a.raw", "/srv/b.raw", "/srv/x.raw"};
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     int code;
     state_close(s);
     state_shape shape = rig_shape();
@@ -323,7 +294,7 @@ Test(state, O5_replicas_in_another_order_are_recognised)
     g_autofree char *dir = NULL;
     static const char *const turned[] = {"/srv/c.raw", "/srv/a.raw", "/srv/b.raw"};
     static const char *const moved[] = {"/mnt/c.raw", "/mnt/a.raw", "/mnt/b.raw"};
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     rig_set(s, 0, STATE_FAILED);
     cr_assert_eq(state_mark_stale(s, 0, RIG_STALE, 1), 0);
     rig_write(s, 0, 1);
@@ -346,7 +317,7 @@ Test(state, O5_damage_is_told_and_reset_keeps_the_old_file)
 {
     g_autofree char *dir = NULL;
     state_shape shape = rig_shape();
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     g_autofree char *path = state_path(dir, "disk");
     uint8_t zero[8] = {0};
     int code;
@@ -396,7 +367,7 @@ Test(state, W2_bits_are_kept_when_the_disk_grows_and_shrinks)
 {
     g_autofree char *dir = NULL;
     state_shape shape = rig_shape();
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     rig_write(s, 3 * RIG_INTENT, 1);
     cr_assert_eq(state_mark_stale(s, 1, RIG_STALE, 1), 0);
     cr_assert_eq(state_mark_stale(s, 1, RIG_SIZE - 1, 1), 0);
@@ -406,7 +377,7 @@ Test(state, W2_bits_are_kept_when_the_disk_grows_and_shrinks)
         cr_assert_eq(state_stale_bytes(s, 1), 2 * RIG_STALE);
         cr_assert_eq(state_dirty_bytes(s), RIG_INTENT);
         rig_write(s, shape.size - 1, 1);
-        cr_assert_eq(clear_idle(s), 0); /* a replica is missing */
+        cr_assert_eq(rig_clear_idle(s), 0); /* a replica is missing */
         state *after = rig_peek(dir, &shape);
         cr_assert(rig_is_dirty(after, 3 * RIG_INTENT));
         cr_assert(rig_is_dirty(after, shape.size - 1));
@@ -461,7 +432,7 @@ Test(state, O5_replicas_are_added_and_removed)
     static const char *const names[] = {"d", "c", "a"};
     static const char *const sources[] = {"/srv/d.raw", "/srv/c.raw", "/srv/a.raw"};
     state_shape shape = rig_shape();
-    state *s = start(&dir);
+    state *s = rig_start(&dir);
     cr_assert_eq(state_mark_stale(s, 2, 0, 1), 0);
     shape.n = 4;
     cr_assert_eq(state_reshape(s, &shape, NULL), -EINVAL);
@@ -480,124 +451,5 @@ Test(state, O5_replicas_are_added_and_removed)
     cr_assert_eq(state_stale_bytes(after, 2), 0);
     cr_assert_eq(state_generation(after), 3);
     state_close(after);
-    state_close(s);
-}
-
-/* ---- Threads ------------------------------------------------------------------------- */
-
-/* Writers mark regions that a clearer clears as fast as it can. Between begin and end each
- * looks into the file, where the bit has to stand. */
-#define RACE_REGIONS 64u
-#define RACE_CLEARED 20
-
-typedef struct race {
-    state *s;
-    int fd;
-    atomic_bool stop;
-    atomic_uint errors, lost, cleared;
-    unsigned steps;
-    uint64_t seed;
-} race;
-
-static void race_look(race *r, unsigned region)
-{
-    uint8_t byte;
-    off_t at = STATE_AREA_MIN + region / 8;
-    if (pread(r->fd, &byte, 1, at) != 1 || !(byte >> region % 8 & 1))
-        atomic_fetch_add(&r->lost, 1);
-}
-
-static void *race_writer(void *opaque)
-{
-    race *r = opaque;
-    uint64_t seed = r->seed + (uintptr_t)&seed;
-    for (unsigned k = 0; k < r->steps || atomic_load(&r->cleared) < RACE_CLEARED; k++) {
-        unsigned region = (unsigned)(support_random(&seed) % RACE_REGIONS);
-        uint64_t offset = (uint64_t)region * RIG_INTENT;
-        if (state_write_begin(r->s, offset, 1) != 0)
-            atomic_fetch_add(&r->errors, 1);
-        race_look(r, region);
-        state_write_end(r->s, offset, 1, true);
-    }
-    return NULL;
-}
-
-/* One replica is marked here and there, and said to be copied all the time. */
-static void *race_marker(void *opaque)
-{
-    race *r = opaque;
-    for (unsigned k = 0; k < r->steps / 16; k++) {
-        uint64_t offset = (k % 8) * RIG_STALE;
-        if (state_mark_stale(r->s, 1, offset, 1) != 0)
-            atomic_fetch_add(&r->errors, 1);
-    }
-    return NULL;
-}
-
-static void *race_clearer(void *opaque)
-{
-    race *r = opaque;
-    while (!atomic_load(&r->stop)) {
-        state_collection *collection = state_collect(r->s);
-        int64_t cleared = collection ? state_clear(r->s, collection) : 0;
-        atomic_fetch_add(cleared < 0 ? &r->errors : &r->cleared,
-                         (unsigned)llabs(cleared));
-        state_stale_copied(r->s, 1, 0, 8 * RIG_STALE);
-        if (state_stale_clear(r->s, 1) < 0)
-            atomic_fetch_add(&r->errors, 1);
-    }
-    return NULL;
-}
-
-Test(state, W5_no_mark_is_lost_in_a_race)
-{
-    g_autofree char *dir = NULL;
-    race r = {.s = start(&dir), .steps = 1000, .seed = support_seed()};
-    g_autofree char *path = state_path(dir, "disk");
-    r.fd = open(path, O_RDONLY | O_CLOEXEC);
-    rig_set(r.s, 1, STATE_REMOVED); /* its marks must not keep regions dirty */
-    GThread *threads[4];
-    GThread *clearer = g_thread_new("clearer", race_clearer, &r);
-    for (unsigned k = 0; k < G_N_ELEMENTS(threads); k++)
-        threads[k] = g_thread_new("racer", k ? race_writer : race_marker, &r);
-    for (unsigned k = 0; k < G_N_ELEMENTS(threads); k++)
-        g_thread_join(threads[k]);
-    atomic_store(&r.stop, true);
-    g_thread_join(clearer);
-    cr_assert_eq(atomic_load(&r.errors), 0);
-    cr_assert_eq(atomic_load(&r.lost), 0);
-    state *after = peek(dir);
-    cr_assert_eq(state_unreconciled_bytes(after), state_dirty_bytes(r.s));
-    cr_assert_eq(state_stale_bytes(after, 1), state_stale_bytes(r.s, 1));
-    state_close(after);
-    state_close(r.s);
-    close(r.fd);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-/* Nothing depends on it: printed, for whoever looks. */
-Test(state, W5_cost_of_a_mark)
-{
-    g_autofree char *dir = NULL;
-    state *s = start(&dir);
-    uint64_t from = now_ns();
-    for (unsigned k = 0; k < 100; k++)
-        rig_write(s, (uint64_t)k * RIG_INTENT, 1);
-    uint64_t slow = (now_ns() - from) / 100;
-    from = now_ns();
-    for (unsigned k = 0; k < 1000000; k++) {
-        state_write_begin(s, 0, 4096);
-        state_write_end(s, 0, 4096, true);
-    }
-    uint64_t fast = (now_ns() - from) / 1000;
-    printf("a mark: %" G_GUINT64_FORMAT
-           " ns; begin and end where it is set: %" G_GUINT64_FORMAT ".%03u ns\n",
-           slow, fast / 1000, (unsigned)(fast % 1000));
     state_close(s);
 }
