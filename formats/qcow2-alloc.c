@@ -102,10 +102,9 @@ int qcow2_alloc_extend_data(qcow2_writer *w, uint64_t end)
     return error;
 }
 
-/* ---- Refcount blocks and table ------------------------------------------------------------ */
+/* ---- Refcount blocks ------------------------------------------------------------------------ */
 
-/* I7, before anything is put into a cluster that the refcounts call free. */
-static int check_free(qcow2_writer *w, uint64_t cluster)
+int qcow2_alloc_check_free(qcow2_writer *w, uint64_t cluster)
 {
     return qcow2_overlap_name(w->map, offset_of(w, cluster)) ? qcow2_writer_corrupt(w)
                                                              : 0;
@@ -114,7 +113,7 @@ static int check_free(qcow2_writer *w, uint64_t cluster)
 /* Makes a free cluster zero on disk, for a table. */
 static int clear_cluster(qcow2_writer *w, uint64_t cluster)
 {
-    int error = check_free(w, cluster);
+    int error = qcow2_alloc_check_free(w, cluster);
     if (!error)
         error = qcow2_alloc_extend(w, offset_of(w, cluster + 1));
     if (!error && cluster < w->fresh_from)
@@ -128,137 +127,6 @@ static int add_block(qcow2_writer *w, uint64_t index, uint64_t cluster)
 {
     int error = clear_cluster(w, cluster);
     return error ? error : qcow2_refcounts_add_block(&w->refcounts, index, cluster);
-}
-
-static bool is_refcount(const qcow2_slice *slice, const void *user)
-{
-    (void)user;
-    return slice->kind == QCOW2_SLICE_REFCOUNT;
-}
-
-/* All refcounts as they are in memory; the caller syncs. */
-static int write_refcounts(qcow2_writer *w)
-{
-    qcow2_batch *batch = qcow2_batch_new(w->map->slices);
-    qcow2_batch_take(batch, w->map->slices, is_refcount, NULL);
-    int error = qcow2_batch_write(batch, w->fd);
-    qcow2_batch_end(batch, w->map->slices, !error);
-    return error;
-}
-
-/* A larger refcount table and the blocks that count it, behind everything that the old one
- * reaches to: all of that is free, because nothing ever counted it. */
-typedef struct larger_table {
-    uint64_t first;   /* cluster: blocks, then the table */
-    uint64_t blocks;  /* clusters */
-    uint64_t entries; /* of the table */
-    uint64_t clusters;
-    uint64_t *words; /* host order */
-} larger_table;
-
-static int plan_larger_table(const qcow2_writer *w, larger_table *t)
-{
-    const qcow2_refcounts *r = &w->refcounts;
-    unsigned entry_bits = w->map->layout.cluster_bits - 3;
-    t->first = r->entries << r->block_bits;
-    t->blocks = 1;
-    for (;;) {
-        uint64_t entries = MAX(r->entries + r->entries / 2, r->entries + t->blocks + 1);
-        t->clusters = (entries >> entry_bits) + 1;
-        t->entries = t->clusters << entry_bits;
-        uint64_t counted = t->blocks << r->block_bits;
-        if (counted >= t->blocks + t->clusters)
-            break;
-        t->blocks++;
-    }
-    return t->clusters * cluster_size(w) > QCOW2_REFCOUNT_TABLE_BYTES_MAX ? -EFBIG : 0;
-}
-
-static int write_larger_table(qcow2_writer *w, const larger_table *t)
-{
-    const qcow2_refcounts *r = &w->refcounts;
-    uint64_t used = t->blocks + t->clusters;
-    g_autofree uint8_t *blocks = g_malloc0(t->blocks * cluster_size(w));
-    g_autofree uint64_t *words = g_new(uint64_t, t->entries);
-    for (uint64_t i = 0; i < used; i++)
-        qcow2_refword_set(blocks, i, r->order, 1);
-    for (uint64_t i = 0; i < t->entries; i++)
-        words[i] = htobe64(t->words[i]);
-    int error = qcow2_alloc_extend(w, offset_of(w, t->first + used));
-    for (uint64_t i = 0; i < used && !error; i++)
-        error = check_free(w, t->first + i);
-    if (!error)
-        error = write_refcounts(w);
-    if (!error)
-        error = file_write_full(w->fd, blocks, t->blocks * cluster_size(w),
-                                offset_of(w, t->first));
-    if (!error)
-        error = file_write_full(w->fd, words, t->entries * 8,
-                                offset_of(w, t->first + t->blocks));
-    if (error)
-        return error;
-    error = file_sync(w->fd); /* I6 */
-    if (!error)
-        error = qcow2_update_refcount_table(w->fd, offset_of(w, t->first + t->blocks),
-                                            (uint32_t)t->clusters);
-    if (error)
-        w->failed = -EIO; /* I8 */
-    return error;
-}
-
-static void free_run(qcow2_writer *w, qcow2_run run);
-
-/* The header names the new table now. */
-static void adopt_larger_table(qcow2_writer *w, larger_table *t)
-{
-    qcow2_refcounts *r = &w->refcounts;
-    uint64_t used = t->blocks + t->clusters;
-    qcow2_run old = {r->offset >> w->map->layout.cluster_bits,
-                     w->header.refcount_table_clusters};
-    qcow2_slices_replaced(w->map->slices, offset_of(w, t->first),
-                          t->blocks * cluster_size(w));
-    for (uint64_t i = 0; i < t->blocks; i++)
-        qcow2_overlap_add(w->map->overlap, offset_of(w, t->first + i),
-                          QCOW2_TABLE_REFCOUNT);
-    g_free(r->table);
-    r->table = g_steal_pointer(&t->words);
-    r->entries = t->entries;
-    r->offset = offset_of(w, t->first + t->blocks);
-    g_array_set_size(r->new_blocks, 0);
-    w->header.refcount_table_offset = r->offset;
-    w->header.refcount_table_clusters = (uint32_t)t->clusters;
-    w->fresh_from = MAX(w->fresh_from, t->first + used);
-    qcow2_ranges_replace(&w->map->ranges, offset_of(w, old.cluster), r->offset,
-                         t->clusters * cluster_size(w), "the refcount table");
-    free_run(w, old);
-}
-
-static int grow_table(qcow2_writer *w)
-{
-    larger_table t;
-    int error = w->failed ? w->failed : plan_larger_table(w, &t);
-    if (error)
-        return error;
-    t.words = g_new0(uint64_t, t.entries);
-    memcpy(t.words, w->refcounts.table, w->refcounts.entries * 8);
-    for (uint64_t i = 0; i < t.blocks; i++)
-        t.words[w->refcounts.entries + i] = offset_of(w, t.first + i);
-    error = write_larger_table(w, &t);
-    if (!error)
-        adopt_larger_table(w, &t);
-    g_free(t.words);
-    return error;
-}
-
-/* Not beside a flush, whose copies of slices would be older than what is written here. */
-int qcow2_alloc_grow(qcow2_writer *w)
-{
-    pthread_mutex_lock(&w->flush_lock);
-    pthread_mutex_lock(&w->map->lock);
-    int error = grow_table(w);
-    pthread_mutex_unlock(&w->map->lock);
-    pthread_mutex_unlock(&w->flush_lock);
-    return error;
 }
 
 /* ---- Giving out --------------------------------------------------------------------------- */
@@ -353,7 +221,7 @@ int qcow2_alloc_clusters(qcow2_writer *w, uint64_t wanted, qcow2_run *ret_run,
     if (!error && ret_run->count == 0)
         error = scan_free(w, wanted, ret_run);
     for (uint64_t i = 0; i < ret_run->count && !error; i++)
-        error = check_free(w, ret_run->cluster + i);
+        error = qcow2_alloc_check_free(w, ret_run->cluster + i);
     uint64_t end = ret_run->cluster + ret_run->count;
     if (!error)
         error = qcow2_alloc_extend(w, offset_of(w, end));
@@ -395,7 +263,7 @@ int qcow2_alloc_table(qcow2_writer *w, uint64_t count, uint64_t *ret_cluster)
     uint64_t next = all.cluster;
     int error = qcow2_alloc_extend(w, offset_of(w, all.cluster + all.count));
     for (uint64_t i = 0; i < all.count && !error; i++)
-        error = check_free(w, all.cluster + i);
+        error = qcow2_alloc_check_free(w, all.cluster + i);
     for (uint64_t i = all.cluster >> r->block_bits; next < table.cluster && !error; i++)
         if (r->table[i] == 0)
             error = add_block(w, i, next++);

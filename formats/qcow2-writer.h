@@ -142,10 +142,6 @@ int qcow2_writer_corrupt(qcow2_writer *w);
 /* Writes back everything, on a list of its own. */
 int qcow2_writer_flush(qcow2_writer *w);
 
-/* Without the lock. After -EXFULL: makes the refcount table reach further; then all that was
- * begun must be begun again. */
-int qcow2_alloc_grow(qcow2_writer *w);
-
 /* All under the lock. -EXFULL: the refcount table does not reach far enough. */
 
 /* Gives out up to `wanted` neighbouring clusters, each with a refcount of 1. *ret_fresh:
@@ -154,6 +150,8 @@ int qcow2_alloc_clusters(qcow2_writer *w, uint64_t wanted, qcow2_run *ret_run,
                          bool *ret_fresh);
 /* Exactly so many, for a table. */
 int qcow2_alloc_table(qcow2_writer *w, uint64_t count, uint64_t *ret_cluster);
+/* I7, before anything is put into a cluster that the refcounts call free. */
+int qcow2_alloc_check_free(qcow2_writer *w, uint64_t cluster);
 /* Takes back what no table ever named. */
 void qcow2_alloc_undo(qcow2_writer *w, qcow2_run run);
 /* What no table in memory names any more, but one on disk may. */
@@ -165,6 +163,12 @@ int qcow2_alloc_l2(qcow2_writer *w, uint64_t guest);
 /* The file (the data file) reaches to `end`. */
 int qcow2_alloc_extend(qcow2_writer *w, uint64_t end);
 int qcow2_alloc_extend_data(qcow2_writer *w, uint64_t end);
+
+/* ---- qcow2-grow.c ----------------------------------------------------------------------- */
+
+/* Without the lock. After -EXFULL: makes the refcount table reach further; then all that was
+ * begun must be begun again. */
+int qcow2_alloc_grow(qcow2_writer *w);
 
 /* ---- qcow2-flush.c ---------------------------------------------------------------------- */
 
