@@ -213,6 +213,9 @@ const char *qcow2_write_refusal(const qcow2_header *header)
         return "encrypted images are read-only (decrypt with qemu-img convert)";
     if (header->incompatible & QCOW2_INCOMPAT_CORRUPT)
         return "the image is marked corrupt (qemu-img check -r all)";
+    /* Two states cannot have different bytes at one guest offset: QEMU makes none either. */
+    if ((header->incompatible & QCOW2_INCOMPAT_DATA_FILE) && header->snapshot_count > 0)
+        return "snapshots cannot share an external data file (qemu-img convert)";
     return NULL;
 }
 

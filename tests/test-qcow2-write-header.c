@@ -211,6 +211,20 @@ Test(qcow2_write_header, encrypted_image_is_not_written)
     close(fd);
 }
 
+/* QEMU refuses to make one: its tables would share clusters that have one place only. */
+Test(qcow2_write_header, snapshots_in_a_data_file_are_not_written)
+{
+    static const uint8_t count[4] = {0, 0, 0, 1};
+    make("create -o data_file=$i.data; fill");
+    cr_assert_neq(support_try("qemu-img snapshot -c one %s", file), 0);
+    g_autofree char *path = support_path("%s", file);
+    uint64_t end = ((uint64_t)file_stat().st_size / (64 * KIB) + 1) * 64 * KIB;
+    cr_assert_eq(truncate(path, (off_t)(end + 64 * KIB)), 0);
+    set_header_word(64, end);
+    support_poke(path, 60, count, sizeof count);
+    assert_read_only("snapshots");
+}
+
 Test(qcow2_write_header, LUKS_is_refused_by_name)
 {
     static const uint8_t luks[4] = {0, 0, 0, 2};
