@@ -46,12 +46,14 @@ static int plan_larger_table(const qcow2_writer *w, larger_table *t)
 {
     const qcow2_refcounts *r = &w->refcounts;
     unsigned entry_bits = w->map->layout.cluster_bits - 3;
+    uint64_t wanted =
+        MIN(r->entries + r->entries / 2, QCOW2_REFCOUNT_TABLE_BYTES_MAX / 8);
     t->first = r->entries << r->block_bits;
     t->blocks = 1;
     for (;;) {
-        uint64_t entries = MAX(r->entries + r->entries / 2, r->entries + t->blocks + 1);
-        t->clusters = (entries >> entry_bits) + 1;
-        t->entries = t->clusters << entry_bits;
+        uint64_t entries = MAX(wanted, r->entries + t->blocks + 1);
+        t->entries = qcow2_round_up(entries, (uint64_t)1 << entry_bits);
+        t->clusters = t->entries >> entry_bits;
         uint64_t counted = t->blocks << r->block_bits;
         if (counted >= t->blocks + t->clusters)
             break;

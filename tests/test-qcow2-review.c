@@ -90,6 +90,25 @@ Test(qcow2_review, O3_refcount_table_beyond_its_own_reach_moves)
     assert_header();
 }
 
+/* Half as much again would be more than 8 MiB, a little more is not. The table reaches to
+ * 24 GiB, where the file ends, a hole but for its first megabytes. */
+Test(qcow2_review, refcount_table_grows_up_to_its_limit)
+{
+    const uint8_t clusters[4] = {0, 0, 0x30, 0};
+    make("s=32k; create -o cluster_size=512,refcount_bits=64");
+    patch(56, clusters, sizeof clusters);
+    move_table(48, 64 * MIB, 24 * 1024 * (uint64_t)MIB);
+    image *im = open_written();
+    cr_assert_eq(image_resize(im, 4 * MIB), 0);
+    write_pattern(im, 3 * MIB, 64 * KIB, 1);
+    cr_assert_eq(image_flush(im), 0);
+    image_close(im);
+    assert_header();
+    im = open_unchecked();
+    assert_pattern(im, 3 * MIB, 64 * KIB, 1);
+    image_close(im);
+}
+
 /* Its L1 table is at 0 and has no entries: the header is there, and stays protected. */
 Test(qcow2_review, I7_header_of_an_image_that_had_no_size)
 {
