@@ -121,7 +121,9 @@ static int grow_l1(qcow2_writer *w, uint64_t needed)
 static int clear_grown(qcow2_writer *w, uint64_t old, uint64_t size)
 {
     uint64_t from = MIN(cluster_end(w, old), size);
-    int error = from > old ? qcow2_zero_part(w, old, from - old) : 0;
+    int error = qcow2_zero_data_file(w, old, from, QCOW2_ZERO_DISCARD);
+    if (!error && from > old)
+        error = qcow2_zero_part(w, old, from - old);
     if (!error && from < size)
         error = qcow2_zero_range(w, from, size - from, QCOW2_ZERO_DISCARD);
     return error;

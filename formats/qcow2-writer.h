@@ -207,6 +207,11 @@ int qcow2_zero_range(qcow2_writer *w, uint64_t offset, uint64_t length,
  * of its last cluster. */
 int qcow2_zero_part(qcow2_writer *w, uint64_t offset, uint64_t length);
 
+/* A raw data file is read by others without the tables: makes [offset, end) zero in it, as
+ * far as it goes. Does nothing if there is none. */
+int qcow2_zero_data_file(qcow2_writer *w, uint64_t offset, uint64_t end,
+                         qcow2_zero_mode mode);
+
 /* ---- qcow2-resize.c --------------------------------------------------------------------- */
 
 int qcow2_resize(qcow2_writer *w, uint64_t size);

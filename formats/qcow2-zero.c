@@ -213,10 +213,11 @@ static int zero_clusters(qcow2_writer *w, uint64_t at, uint64_t end, qcow2_zero_
     return 0;
 }
 
-/* A raw data file is read by others without the tables. */
-static int zero_data_file(qcow2_writer *w, uint64_t offset, uint64_t end,
-                          qcow2_zero_mode mode)
+int qcow2_zero_data_file(qcow2_writer *w, uint64_t offset, uint64_t end,
+                         qcow2_zero_mode mode)
 {
+    if (!w->raw_external)
+        return 0;
     pthread_mutex_lock(&w->map->lock);
     end = MIN(end, w->map->layout.data_size);
     pthread_mutex_unlock(&w->map->lock);
@@ -238,9 +239,7 @@ int qcow2_zero_range(qcow2_writer *w, uint64_t offset, uint64_t length,
                         ? qcow2_round_up(end, w->map->layout.cluster_size)
                         : end & ~(unit - 1);
     uint64_t first = qcow2_round_up(offset, unit);
-    int error = 0;
-    if (w->raw_external)
-        error = zero_data_file(w, offset, end, mode);
+    int error = qcow2_zero_data_file(w, offset, end, mode);
     if (!error && first > offset)
         error = qcow2_zero_part(w, offset, MIN(first, end) - offset);
     if (!error && first < last)

@@ -327,6 +327,20 @@ Test(qcow2_write_rules, L1_table_moves_when_the_disk_grows)
     close_clean(im);
 }
 
+Test(qcow2_write_rules, raw_data_file_that_is_longer_than_the_disk_is_cleared)
+{
+    make("s=100k; create -o data_file=$i.data,data_file_raw=on");
+    image *im = open_written();
+    cr_assert_eq(image_resize(im, 300 * KIB), 0); /* whose last cluster has no entry */
+    close_clean(im);
+    support_run("head -c 1M /dev/zero | tr '\\0' x >>%s.data", file);
+    im = open_written();
+    cr_assert_eq(image_resize(im, 500 * KIB), 0);
+    assert_zero(im, 100 * KIB, 400 * KIB);
+    close_clean(im);
+    support_run("cmp -n 409600 -i 102400:0 %s.data /dev/zero", file);
+}
+
 /* With subclusters, of which the old end may lie in the middle of one. */
 Test(qcow2_write_rules, data_file_grows_and_shrinks_with_the_disk)
 {
