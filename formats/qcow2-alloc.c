@@ -152,6 +152,17 @@ static int measure_free(qcow2_writer *w, qcow2_run *run)
     return 0;
 }
 
+/* Of what is free and lies before the scan nobody else knows. */
+static void remember_free(qcow2_writer *w, qcow2_run run)
+{
+    if (run.cluster >= w->scan_at)
+        return; /* scanning finds it */
+    if (w->free_runs->len < FREE_RUNS_MAX)
+        g_array_append_val(w->free_runs, run);
+    else
+        w->scan_at = run.cluster;
+}
+
 /* From what was freed: the best of the last few. A run of 0: there is none. */
 static int take_freed(qcow2_writer *w, uint64_t wanted, qcow2_run *ret_run)
 {
@@ -218,7 +229,8 @@ int qcow2_alloc_clusters(qcow2_writer *w, uint64_t wanted, qcow2_run *ret_run,
                          bool *ret_fresh)
 {
     int error = take_freed(w, wanted, ret_run);
-    if (!error && ret_run->count == 0)
+    bool was_freed = ret_run->count > 0;
+    if (!error && !was_freed)
         error = scan_free(w, wanted, ret_run);
     for (uint64_t i = 0; i < ret_run->count && !error; i++)
         error = qcow2_alloc_check_free(w, ret_run->cluster + i);
@@ -227,6 +239,8 @@ int qcow2_alloc_clusters(qcow2_writer *w, uint64_t wanted, qcow2_run *ret_run,
         error = qcow2_alloc_extend(w, offset_of(w, end));
     if (!error)
         error = set_run(w, *ret_run, 1, 0);
+    if (error && was_freed)
+        remember_free(w, *ret_run);
     if (error)
         return error;
     *ret_fresh = ret_run->cluster >= w->fresh_from;
@@ -275,16 +289,6 @@ int qcow2_alloc_table(qcow2_writer *w, uint64_t count, uint64_t *ret_cluster)
 }
 
 /* ---- Taking back -------------------------------------------------------------------------- */
-
-static void remember_free(qcow2_writer *w, qcow2_run run)
-{
-    if (run.cluster >= w->scan_at)
-        return; /* scanning finds it */
-    if (w->free_runs->len < FREE_RUNS_MAX)
-        g_array_append_val(w->free_runs, run);
-    else
-        w->scan_at = run.cluster;
-}
 
 /* Nobody names these on disk or in memory. What cannot be lowered stays a leak. */
 static void free_run(qcow2_writer *w, qcow2_run run)
