@@ -302,12 +302,15 @@ void qcow2_alloc_undo(qcow2_writer *w, qcow2_run run)
     free_run(w, run);
 }
 
-void qcow2_alloc_unlink(qcow2_writer *w, uint64_t offset, uint64_t length, bool hold)
+void qcow2_alloc_unlink(qcow2_writer *w, uint64_t offset, uint64_t length,
+                        qcow2_unlink_kind kind)
 {
+    bool hold = kind == QCOW2_UNLINK_HELD;
     unsigned bits = w->map->layout.cluster_bits;
     uint64_t cluster = offset >> bits;
     uint64_t count = ((offset + length - 1) >> bits) - cluster + 1;
-    w->unlinked_count += count;
+    if (kind == QCOW2_UNLINK_OWN)
+        w->unlinked_bytes += length;
     if (w->unlinked->len > 0) {
         qcow2_unlinked *last =
             &g_array_index(w->unlinked, qcow2_unlinked, w->unlinked->len - 1);
@@ -419,7 +422,7 @@ int qcow2_alloc_l2(qcow2_writer *w, uint64_t guest)
     set_l1(w, index, offset_of(w, cluster));
     if (old) {
         qcow2_overlap_remove(w->map->overlap, old);
-        qcow2_alloc_unlink(w, old, cluster_size(w), false);
+        qcow2_alloc_unlink(w, old, cluster_size(w), QCOW2_UNLINK_SHARED);
     }
     return 0;
 }

@@ -93,7 +93,8 @@ static qcow2_cut *cut_take(qcow2_writer *w)
     take_tables(w, cut);
     cut->unlinked = take_array(&w->unlinked);
     cut->ordered = w->links || cut->l1_indices->len > 0;
-    w->unlinked_count = 0;
+    cut->unlinked_bytes = w->unlinked_bytes;
+    w->unlinked_bytes = 0;
     w->links = false;
     pthread_mutex_unlock(&w->map->lock);
     return cut;
@@ -102,14 +103,6 @@ static qcow2_cut *cut_take(qcow2_writer *w)
 static void give_back(GArray *to, GArray *from)
 {
     g_array_prepend_vals(to, from->data, from->len);
-}
-
-static uint64_t count_unlinked(const GArray *unlinked)
-{
-    uint64_t count = 0;
-    for (guint i = 0; i < unlinked->len; i++)
-        count += g_array_index(unlinked, qcow2_unlinked, i).run.count;
-    return count;
 }
 
 /* On failure everything is as if it had been changed just now. */
@@ -123,7 +116,7 @@ static void cut_end(qcow2_writer *w, qcow2_cut *cut, bool stable)
         give_back(w->l1_dirty, cut->l1_indices);
         give_back(w->refcounts.new_blocks, cut->new_blocks);
         give_back(w->unlinked, cut->unlinked);
-        w->unlinked_count += count_unlinked(cut->unlinked);
+        w->unlinked_bytes += cut->unlinked_bytes;
         w->links |= cut->ordered;
     }
     w->l1_unsure = !stable && (w->l1_unsure || cut->l1_begun);

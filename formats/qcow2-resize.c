@@ -163,7 +163,7 @@ static void drop_l2_tables(qcow2_writer *w, uint64_t first, uint64_t end)
         qcow2_overlap_remove(map->overlap, table);
         map->l1[i] = 0;
         g_array_append_val(w->l1_dirty, i);
-        qcow2_alloc_unlink(w, table, map->layout.cluster_size, false);
+        qcow2_alloc_unlink(w, table, map->layout.cluster_size, QCOW2_UNLINK_OWN);
     }
 }
 

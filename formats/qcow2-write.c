@@ -427,9 +427,10 @@ int qcow2_write_prepare(qcow2_writer *w, const void *buf, uint64_t offset, size_
 static void unlink_old(qcow2_writer *w, const qcow2_entry *old)
 {
     if (old->compressed)
-        qcow2_alloc_unlink(w, old->host_offset, old->compressed_size, false);
+        qcow2_alloc_unlink(w, old->host_offset, old->compressed_size, QCOW2_UNLINK_OWN);
     else if (old->has_host && !w->external)
-        qcow2_alloc_unlink(w, old->host_offset, w->map->layout.cluster_size, true);
+        qcow2_alloc_unlink(w, old->host_offset, w->map->layout.cluster_size,
+                           QCOW2_UNLINK_HELD);
 }
 
 static uint64_t data_bytes(const qcow2_writer *w, const qcow2_entry *entry)

@@ -10,8 +10,8 @@
 #include <errno.h>
 
 #define SLICE_BYTES   ((size_t)32 << 20)
-#define UNLINKED_MAX  ((uint64_t)64 << 20) /* bytes that wait to be freed */
-#define UNLINKED_RUNS 65536u
+#define UNLINKED_MAX  ((uint64_t)64 << 20) /* bytes that a flush would free */
+#define UNLINKED_RUNS 65536u               /* in memory, of whatever kind */
 
 #define COMPATIBLE_LAZY_REFCOUNTS 1u
 #define AUTOCLEAR_KNOWN           3u /* bitmaps, raw data file */
@@ -129,8 +129,7 @@ static bool much_waits(const qcow2_writer *w)
 {
     size_t slices = SLICE_BYTES / w->map->slice_bytes;
     return qcow2_slices_dirty(w->map->slices) > slices / 2 ||
-           w->unlinked->len > UNLINKED_RUNS ||
-           w->unlinked_count << w->map->layout.cluster_bits > UNLINKED_MAX;
+           w->unlinked->len > UNLINKED_RUNS || w->unlinked_bytes > UNLINKED_MAX;
 }
 
 int qcow2_writer_enter(qcow2_writer *w)

@@ -74,6 +74,12 @@ typedef struct qcow2_unlinked {
     bool hold; /* somebody may still read there: freed at close only */
 } qcow2_unlinked;
 
+typedef enum qcow2_unlink_kind {
+    QCOW2_UNLINK_OWN, /* nobody else had it, or that is not known: the next flush frees it */
+    QCOW2_UNLINK_SHARED, /* others still have it */
+    QCOW2_UNLINK_HELD,   /* somebody may still read there: freed at close only */
+} qcow2_unlink_kind;
+
 /* All that one flush carries to disk (qcow2-flush.c). */
 typedef struct qcow2_cut {
     qcow2_batch *refcounts, *new_tables, *links;
@@ -81,6 +87,7 @@ typedef struct qcow2_cut {
     GArray *refcount_words, *l1_words; /* of qcow2_word */
     GArray *l1_indices, *new_blocks;   /* what these are of; given back if it fails */
     GArray *unlinked;
+    uint64_t unlinked_bytes;
     bool ordered;  /* links depend on data or on refcounts */
     bool l1_begun; /* some of l1_words may be on disk */
 } qcow2_cut;
@@ -112,7 +119,7 @@ typedef struct qcow2_writer {
     GArray *free_runs;   /* of qcow2_run */
     GArray *unlinked;    /* of qcow2_unlinked, since the last cut */
     GArray *held;        /* of qcow2_run */
-    uint64_t unlinked_count; /* clusters in `unlinked` */
+    uint64_t unlinked_bytes; /* in `unlinked`, of which a flush frees most */
     GArray *l1_dirty;        /* indices of L1 entries that the disk does not have ... */
     bool l1_unsure;          /* ... or may have: a flush failed while it wrote them */
     bool links;              /* entries were made that depend on data or on refcounts */
@@ -155,7 +162,8 @@ int qcow2_alloc_check_free(qcow2_writer *w, uint64_t cluster);
 /* Takes back what no table ever named. */
 void qcow2_alloc_undo(qcow2_writer *w, qcow2_run run);
 /* What no table in memory names any more, but one on disk may. */
-void qcow2_alloc_unlink(qcow2_writer *w, uint64_t offset, uint64_t length, bool hold);
+void qcow2_alloc_unlink(qcow2_writer *w, uint64_t offset, uint64_t length,
+                        qcow2_unlink_kind kind);
 /* Drops the references that a flush has shown to be gone; without the lock. */
 void qcow2_alloc_reclaim(qcow2_writer *w, GArray *unlinked);
 /* The L2 table of the cluster at `guest` can be changed from here on. */

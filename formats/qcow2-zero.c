@@ -114,9 +114,10 @@ static void unlink_host(qcow2_writer *w, const qcow2_entry *old, uint64_t guest)
 {
     uint64_t size = w->map->layout.cluster_size;
     if (old->compressed) {
-        qcow2_alloc_unlink(w, old->host_offset, old->compressed_size, false);
+        qcow2_alloc_unlink(w, old->host_offset, old->compressed_size, QCOW2_UNLINK_OWN);
     } else if (!w->external) {
-        qcow2_alloc_unlink(w, old->host_offset, size, false);
+        qcow2_alloc_unlink(w, old->host_offset, size,
+                           old->copied ? QCOW2_UNLINK_OWN : QCOW2_UNLINK_SHARED);
     } else {
         /* At its place nobody else's data can come, so this needs no order. */
         w->data_fresh = MAX(w->data_fresh, guest + size);

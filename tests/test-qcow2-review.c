@@ -226,6 +226,28 @@ Test(qcow2_review, W3_failed_write_to_a_data_file_stays_unseen)
     g_close(fd, NULL);
 }
 
+/* What a snapshot keeps is not freed by a flush: however much of it was overwritten, no
+ * write has to wait for one. */
+Test(qcow2_review, clusters_of_a_snapshot_cause_no_early_flush)
+{
+    make("s=80M; create -o cluster_size=2M; io $i 'write -P 1 0 80M'; snapshot one");
+    g_autofree char *path = support_path("%s", file);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    image *im = open_written();
+    write_pattern(im, 0, 512, 1);
+    crash_watch(fd);
+    crash_set_fault(
+        (crash_fault){.kinds = CRASH_SYNC, .at = 1, .error = EIO, .for_ever = true});
+    for (unsigned i = 1; i < 36; i++)
+        write_pattern(im, i * 2 * MIB, 512, i);
+    cr_assert_eq(image_discard(im, 74 * MIB, 6 * MIB), 0);
+    write_pattern(im, 0, 512, 2);
+    cr_assert_eq(crash_fault_hits(), 0);
+    crash_reset();
+    close_clean(im);
+    g_close(fd, NULL);
+}
+
 /* ---- Threads -------------------------------------------------------------------------- */
 
 typedef struct reader {
