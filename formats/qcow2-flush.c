@@ -2,10 +2,11 @@
  * qcow2-flush.c: one flush, step by step, so that several images are synced together.
  *
  *   step            writes before                               sync         next
- *   0 begin         takes the cut; new blocks: refcounts        image        1
- *   1 ordered       refcounts, refcount table, new L2 tables    image, data  2
- *   2 final         L2 tables that are linked, L1               image, data  3
- *   3 end           nothing: reclaims what was unlinked
+ *   0 lock          nothing
+ *   1 begin         takes the cut; new blocks: refcounts        image        2
+ *   2 ordered       refcounts, refcount table, new L2 tables    image, data  3
+ *   3 final         L2 tables that are linked, L1               image, data  4
+ *   4 end           nothing: reclaims what was unlinked
  *
  * A step that has nothing to put in order falls through to the next without a sync; the
  * final one always syncs. The invariants I1 to I8 are told atop qcow2-alloc.c.
@@ -16,7 +17,7 @@
 #include "formats/qcow2-writer.h"
 #include <errno.h>
 
-enum { STEP_BEGIN, STEP_ORDERED, STEP_FINAL, STEP_END };
+enum { STEP_LOCK, STEP_BEGIN, STEP_ORDERED, STEP_FINAL, STEP_END };
 
 /* ---- The cut ------------------------------------------------------------------------------ */
 
@@ -179,7 +180,6 @@ static void add_data_sync(const qcow2_writer *w, io_list *list, unsigned owner)
 /* I4: blocks before the table names them. */
 static int begin(qcow2_writer *w, io_list *list, unsigned owner)
 {
-    pthread_mutex_lock(&w->flush_lock);
     w->cut = cut_take(w);
     if (w->cut->refcount_words->len == 0)
         return 0;
@@ -235,6 +235,9 @@ static int sync_failed(qcow2_writer *w)
 static int run_step(qcow2_writer *w, unsigned step, io_list *list, unsigned owner)
 {
     switch (step) {
+    case STEP_LOCK:
+        pthread_mutex_lock(&w->flush_lock);
+        return 0;
     case STEP_BEGIN:
         return begin(w, list, owner);
     case STEP_ORDERED:
@@ -252,14 +255,19 @@ static int check_failed(qcow2_writer *w)
     return failed;
 }
 
+void qcow2_flush_locked(image_flush_state *flush)
+{
+    *flush = (image_flush_state){.step = STEP_BEGIN};
+}
+
 int qcow2_flush_step(qcow2_writer *w, image_flush_state *flush, unsigned owner,
                      io_list *list)
 {
     size_t before = list->count;
-    int error = flush->step == STEP_BEGIN ? check_failed(w) : 0;
+    int error = flush->step == STEP_LOCK ? check_failed(w) : 0;
     if (error)
         return error;
-    if (flush->step != STEP_BEGIN && flush->result != 0)
+    if (flush->step > STEP_BEGIN && flush->result != 0)
         return end(w, sync_failed(w));
     while (!error && flush->step < STEP_END && list->count == before)
         error = run_step(w, flush->step++, list, owner);

@@ -132,25 +132,6 @@ static bool much_waits(const qcow2_writer *w)
            w->unlinked->len > UNLINKED_RUNS || w->unlinked_bytes > UNLINKED_MAX;
 }
 
-int qcow2_writer_enter(qcow2_writer *w)
-{
-    int error = 0;
-    pthread_mutex_lock(&w->map->lock);
-    if (much_waits(w)) {
-        w->write_refcounts = true;
-        pthread_mutex_unlock(&w->map->lock);
-        error = qcow2_writer_flush(w);
-        pthread_mutex_lock(&w->map->lock);
-    }
-    if (!error)
-        error = w->failed;
-    if (!error && !w->started)
-        error = start(w);
-    if (error)
-        pthread_mutex_unlock(&w->map->lock);
-    return error;
-}
-
 /* Version 2 has no such bit; it is refused all the same. */
 int qcow2_writer_corrupt(qcow2_writer *w)
 {
@@ -168,18 +149,59 @@ static int first_error(const io_list *list)
     return 0;
 }
 
-int qcow2_writer_flush(qcow2_writer *w)
+static int run_flush(qcow2_writer *w, image_flush_state *flush)
 {
     io_list list = {0};
-    image_flush_state flush = {0};
     int result;
-    while ((result = qcow2_flush_step(w, &flush, 0, &list)) == 1) {
+    while ((result = qcow2_flush_step(w, flush, 0, &list)) == 1) {
         io_list_run(&list);
-        flush.result = first_error(&list);
+        flush->result = first_error(&list);
         io_list_clear(&list);
     }
     io_list_free(&list);
     return result;
+}
+
+int qcow2_writer_flush(qcow2_writer *w)
+{
+    image_flush_state flush = {0};
+    return run_flush(w, &flush);
+}
+
+/* Of all threads that see how much waits one writes it back. */
+static int flush_early(qcow2_writer *w)
+{
+    image_flush_state flush;
+    pthread_mutex_lock(&w->flush_lock);
+    pthread_mutex_lock(&w->map->lock);
+    bool still = !w->failed && much_waits(w);
+    int error = w->failed;
+    w->write_refcounts |= still;
+    pthread_mutex_unlock(&w->map->lock);
+    if (!still) {
+        pthread_mutex_unlock(&w->flush_lock);
+        return error;
+    }
+    qcow2_flush_locked(&flush);
+    return run_flush(w, &flush);
+}
+
+int qcow2_writer_enter(qcow2_writer *w)
+{
+    int error = 0;
+    pthread_mutex_lock(&w->map->lock);
+    if (much_waits(w)) {
+        pthread_mutex_unlock(&w->map->lock);
+        error = flush_early(w);
+        pthread_mutex_lock(&w->map->lock);
+    }
+    if (!error)
+        error = w->failed;
+    if (!error && !w->started)
+        error = start(w);
+    if (error)
+        pthread_mutex_unlock(&w->map->lock);
+    return error;
 }
 
 /* ---- Closing ------------------------------------------------------------------------------ */

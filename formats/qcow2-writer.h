@@ -182,6 +182,9 @@ int qcow2_alloc_grow(qcow2_writer *w);
 
 int qcow2_flush_step(qcow2_writer *w, image_flush_state *flush, unsigned owner,
                      io_list *list);
+/* Starts one whose caller has taken flush_lock, and has seen that nothing failed; it ends
+ * without the lock as any. */
+void qcow2_flush_locked(image_flush_state *flush);
 
 /* ---- qcow2-write.c ---------------------------------------------------------------------- */
 

@@ -27,6 +27,10 @@
 #define CHUNK_CLUSTERS 4096u /* under one holding of the lock */
 #define NEEDS_DATA     1     /* cannot be said in the tables */
 
+typedef struct punch {
+    uint64_t start, end; /* in the data file */
+} punch;
+
 static uint32_t all_subclusters(const qcow2_writer *w)
 {
     return w->map->layout.subclusters == 1 ? 1 : UINT32_MAX;
@@ -110,24 +114,50 @@ static int plan_entry(const qcow2_writer *w, const qcow2_entry *old, uint64_t gu
     return 0;
 }
 
-static void unlink_host(qcow2_writer *w, const qcow2_entry *old, uint64_t guest)
+/* At its place in the data file nobody else's data can come, so this needs no order. Past
+ * the lock nobody writes there as long as the caller has all of the cluster: it waits in
+ * `punches` until then. */
+static void unlink_external(qcow2_writer *w, uint64_t guest, bool whole, GArray *punches)
 {
-    uint64_t size = w->map->layout.cluster_size;
-    if (old->compressed) {
-        qcow2_alloc_unlink(w, old->host_offset, old->compressed_size, QCOW2_UNLINK_OWN);
-    } else if (!w->external) {
-        qcow2_alloc_unlink(w, old->host_offset, size,
-                           old->copied ? QCOW2_UNLINK_OWN : QCOW2_UNLINK_SHARED);
+    const qcow2_layout *layout = &w->map->layout;
+    uint64_t end = MIN(guest + layout->cluster_size, layout->data_size);
+    punch *last = punches->len ? &g_array_index(punches, punch, punches->len - 1) : NULL;
+    w->data_fresh = MAX(w->data_fresh, guest + layout->cluster_size);
+    if (guest >= end)
+        return;
+    if (!whole) {
+        file_punch(w->data_fd, guest, end - guest);
+    } else if (last && last->end == guest) {
+        last->end = end;
     } else {
-        /* At its place nobody else's data can come, so this needs no order. */
-        w->data_fresh = MAX(w->data_fresh, guest + size);
-        if (guest < w->map->layout.data_size)
-            file_punch(w->data_fd, guest, MIN(size, w->map->layout.data_size - guest));
+        punch next = {guest, end};
+        g_array_append_val(punches, next);
     }
 }
 
+/* Without the lock. Where it is not possible the file just keeps the space. */
+static void punch_all(const qcow2_writer *w, GArray *punches)
+{
+    for (guint i = 0; i < punches->len; i++) {
+        const punch *p = &g_array_index(punches, punch, i);
+        if (file_punch(w->data_fd, p->start, p->end - p->start))
+            break;
+    }
+    g_array_set_size(punches, 0);
+}
+
+static void unlink_host(qcow2_writer *w, const qcow2_entry *old)
+{
+    uint64_t size = w->map->layout.cluster_size;
+    if (old->compressed)
+        qcow2_alloc_unlink(w, old->host_offset, old->compressed_size, QCOW2_UNLINK_OWN);
+    else
+        qcow2_alloc_unlink(w, old->host_offset, size,
+                           old->copied ? QCOW2_UNLINK_OWN : QCOW2_UNLINK_SHARED);
+}
+
 static int zero_cluster(qcow2_writer *w, uint64_t guest, uint32_t mask,
-                        qcow2_zero_mode mode)
+                        qcow2_zero_mode mode, GArray *punches)
 {
     qcow2_entry old, entry;
     bool same;
@@ -141,8 +171,10 @@ static int zero_cluster(qcow2_writer *w, uint64_t guest, uint32_t mask,
         error = qcow2_map_put(w->map, guest, &entry);
     if (error)
         return error;
-    if (old.compressed || (old.has_host && !entry.has_host))
-        unlink_host(w, &old, guest);
+    if (old.compressed || (old.has_host && !entry.has_host && !w->external))
+        unlink_host(w, &old);
+    else if (old.has_host && !entry.has_host)
+        unlink_external(w, guest, mask == all_subclusters(w), punches);
     atomic_fetch_add(&w->allocated,
                      (int_fast64_t)(data_bytes(w, &entry) - data_bytes(w, &old)));
     return 0;
@@ -173,7 +205,8 @@ static uint64_t skip_hole(const qcow2_writer *w, uint64_t at, uint64_t end,
 }
 
 /* Under the lock. From *at on, as far as one holding of the lock goes. */
-static int zero_chunk(qcow2_writer *w, uint64_t *at, uint64_t end, qcow2_zero_mode mode)
+static int zero_chunk(qcow2_writer *w, uint64_t *at, uint64_t end, qcow2_zero_mode mode,
+                      GArray *punches)
 {
     const qcow2_layout *layout = &w->map->layout;
     *at = skip_hole(w, *at, end, mode);
@@ -183,7 +216,7 @@ static int zero_chunk(qcow2_writer *w, uint64_t *at, uint64_t end, qcow2_zero_mo
         qcow2_write_await(w, cluster, cluster);
         int error = w->failed;
         if (!error)
-            error = zero_cluster(w, guest, mask_of(w, guest, *at, end), mode);
+            error = zero_cluster(w, guest, mask_of(w, guest, *at, end), mode, punches);
         if (error)
             return error;
         *at = MIN(end, guest + layout->cluster_size);
@@ -195,12 +228,14 @@ static int zero_chunk(qcow2_writer *w, uint64_t *at, uint64_t end, qcow2_zero_mo
 static int zero_clusters(qcow2_writer *w, uint64_t at, uint64_t end, qcow2_zero_mode mode)
 {
     uint64_t size = w->map->layout.cluster_size;
+    g_autoptr(GArray) punches = g_array_new(FALSE, FALSE, sizeof(punch));
     while (at < end) {
         int error = qcow2_writer_enter(w);
         if (error)
             return error;
-        error = zero_chunk(w, &at, end, mode);
+        error = zero_chunk(w, &at, end, mode, punches);
         pthread_mutex_unlock(&w->map->lock);
+        punch_all(w, punches);
         if (error == -EXFULL) {
             error = qcow2_alloc_grow(w);
         } else if (error == NEEDS_DATA) {
