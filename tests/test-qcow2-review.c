@@ -248,6 +248,30 @@ Test(qcow2_review, clusters_of_a_snapshot_cause_no_early_flush)
     g_close(fd, NULL);
 }
 
+/* A data file is punched in as few calls as there are runs, not under the lock. */
+Test(qcow2_review, neighbours_in_a_data_file_are_punched_at_once)
+{
+    make("create -o data_file=$i.data; io $i 'write -P 5 0 4M'");
+    g_autofree char *path = support_path("%s.data", file);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct stat full, left;
+    image *im = open_written();
+    fstat(fd, &full);
+    crash_watch(fd);
+    crash_set_fault((crash_fault){.kinds = CRASH_PUNCH, .at = 4, .error = ENOTSUP});
+    cr_assert_eq(image_discard(im, MIB, MIB), 0);
+    cr_assert_eq(image_discard(im, 0, 3 * MIB), 0); /* two runs */
+    cr_assert_eq(crash_fault_hits(), 0);
+    cr_assert_eq(image_discard(im, 3 * MIB, 512 * KIB), 0);
+    cr_assert_eq(crash_fault_hits(), 1);
+    crash_reset();
+    assert_zero(im, 0, 3 * MIB + 512 * KIB);
+    fstat(fd, &left);
+    cr_assert_leq(left.st_blocks + 3 * MIB / 512, full.st_blocks);
+    close_clean(im);
+    g_close(fd, NULL);
+}
+
 /* ---- Threads -------------------------------------------------------------------------- */
 
 typedef struct reader {
@@ -263,6 +287,60 @@ static void *read_on(void *user)
     while (!atomic_load(r->stop))
         cr_assert_eq(image_read(r->im, buf, r->offset, 64 * KIB), 0);
     return NULL;
+}
+
+typedef struct early {
+    image *im;
+    uint64_t offset;
+} early;
+
+static void count_syncs(void *user, crash_kind kind)
+{
+    *(unsigned *)user += kind == CRASH_SYNC;
+}
+
+static void *write_one(void *user)
+{
+    const early *e = user;
+    write_pattern(e->im, e->offset, 512, 9);
+    return NULL;
+}
+
+/* A flush is under way while so much is freed that the next change has to flush first: all
+ * threads that see it wait for one flush, not each for one of its own. */
+Test(qcow2_review, early_flush_is_one_for_all_threads)
+{
+    make("s=96M; create -o cluster_size=2M; io $i 'write -P 1 0 96M'");
+    g_autofree char *path = support_path("%s", file);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    image *im = open_written();
+    image_flush_state flush = {0};
+    io_list list = {0};
+    pthread_t threads[8];
+    early todo[8];
+    unsigned syncs = 0; /* two of this flush, one or two of the next */
+    write_pattern(im, 0, 512, 1);
+    cr_assert_eq(image_flush_step(im, &flush, 0, &list), 1);
+    cr_assert_eq(image_discard(im, 0, 80 * MIB), 0);
+    for (unsigned i = 0; i < 8; i++) {
+        todo[i] = (early){im, 80 * MIB + i * 4096};
+        cr_assert_eq(pthread_create(&threads[i], NULL, write_one, &todo[i]), 0);
+    }
+    crash_watch(fd);
+    crash_set_hook(count_syncs, &syncs);
+    do {
+        io_list_run(&list);
+        io_list_clear(&list);
+    } while (image_flush_step(im, &flush, 0, &list) == 1);
+    io_list_free(&list);
+    for (unsigned i = 0; i < 8; i++)
+        pthread_join(threads[i], NULL);
+    cr_assert_leq(syncs, 4);
+    crash_reset();
+    for (unsigned i = 0; i < 8; i++)
+        assert_pattern(im, todo[i].offset, 512, 9);
+    close_clean(im);
+    g_close(fd, NULL);
 }
 
 /* Compressed clusters are read all the time: a flush that frees one ends nevertheless. */
