@@ -118,8 +118,7 @@ int qcow2_bitmaps_disown(int fd, const qcow2_header *header, const qcow2_layout 
         return qcow2_update_autoclear(fd, QCOW2_AUTOCLEAR_BITMAPS);
     if (result == 0)
         result = walk_directory(fd, header, layout, mark_in_use, &fd);
-    /* Also if all stood marked: by a run that may not have got as far as this. */
-    return result < 0 ? result : file_sync(fd);
+    return result;
 }
 
 typedef struct walker {

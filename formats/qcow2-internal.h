@@ -167,10 +167,11 @@ bool qcow2_snapshots_walk(int fd, const qcow2_header *header, const qcow2_layout
 typedef void qcow2_reference_visit(void *user, uint64_t first, uint64_t count,
                                    uint64_t times);
 
-/* Marks every bitmap as in use, durably: what it says of the disk is not kept current from
- * now on, while its clusters and the directory stay well-formed. If the directory is not
- * valid, the autoclear bit is cleared instead. Nothing to do if that bit is clear. Bounded
- * (O3). 0 or -errno. */
+/* Marks every bitmap as in use: what it says of the disk is not kept current from now on,
+ * while its clusters and the directory stay well-formed. If the directory is not valid, the
+ * autoclear bit is cleared instead. Nothing to do if that bit is clear. Bounded (O3). 0 or
+ * -errno. The caller syncs, also if all stood marked: by a run that may not have got as far
+ * as that. */
 int qcow2_bitmaps_disown(int fd, const qcow2_header *header, const qcow2_layout *layout);
 /* Visits the clusters of each bitmap and of its table; the directory is one of the ranges.
  * *budget is what may be read, in bytes, and is lowered by what was. -EINVAL: directory,

@@ -111,16 +111,28 @@ qcow2_writer *qcow2_writer_new(qcow2_map *map, int fd, int data_fd,
 
 /* ---- Changing ----------------------------------------------------------------------------- */
 
-static int start(qcow2_writer *w)
+/* The sync of what it says of bitmaps comes with one of the header's. I8: whether the header
+ * is on disk is not known when that failed. */
+static int start_header(qcow2_writer *w)
 {
-    int error = 0;
     uint64_t unknown = w->header.autoclear & ~(uint64_t)AUTOCLEAR_KNOWN;
+    int error = 0;
     if (unknown)
         error = qcow2_update_autoclear(w->fd, unknown);
-    if (!error)
-        error = qcow2_bitmaps_disown(w->fd, &w->header, &w->map->layout);
     if (!error && w->lazy)
         error = qcow2_update_incompatible(w->fd, QCOW2_INCOMPAT_DIRTY, 0);
+    if (!error && !unknown && !w->lazy && (w->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+        error = file_sync(w->fd);
+    if (error)
+        w->failed = -EIO;
+    return error;
+}
+
+static int start(qcow2_writer *w)
+{
+    int error = qcow2_bitmaps_disown(w->fd, &w->header, &w->map->layout);
+    if (!error)
+        error = start_header(w);
     w->started = !error;
     return error;
 }
