@@ -34,6 +34,7 @@ bool chain_open_remote(chain *c, layer *l, const chain_options *options, GError 
         c->read_only_reason = g_strdup_printf("%s: %s", l->im->filename, why);
     c->writable = !l->im->read_only;
     l->kind = LAYER_RAW;
+    l->info.remote = true;
     l->address = nbd_source_identity(options->path);
     l->info.filename = g_strdup(l->im->filename);
     l->info.format = chain_kind_name(LAYER_RAW);

@@ -51,6 +51,7 @@ typedef struct chain_layer {
     const char *backing_format; /* as in the image; NULL */
     const char *data_file;      /* real path; NULL */
     const char *compression;    /* "zlib", "zstd"; NULL: not qcow2 */
+    bool remote; /* on a server: no file, no lock, and no identity but its source */
     bool encrypted;
     bool extended_l2;
     bool lazy_refcounts;
