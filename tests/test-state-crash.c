@@ -10,6 +10,7 @@
 #include "tests/state-rig.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <glib/gstdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -85,19 +86,20 @@ static void on_point(void *user, crash_kind kind)
 }
 
 /* In memory where there is such a directory: thousands of files are made and synced there. */
-static void make_peek_dir(void)
+static void make_dirs(void)
 {
     char shm[] = "/dev/shm/quorumfs-test-XXXXXX";
     rig.peek_dir = mkdtemp(shm) ? g_strdup(shm) : rig_dir("peek");
     rig.peek_path = state_path(rig.peek_dir, "disk");
+    rig.dir = g_build_filename(rig.peek_dir, "state", NULL);
+    cr_assert_eq(g_mkdir(rig.dir, 0700), 0);
 }
 
 /* A state in its first session, all of it stable, watched. */
 static state *life_start(unsigned states)
 {
     state_shape shape = rig_shape();
-    rig.dir = rig_dir("state");
-    make_peek_dir();
+    make_dirs();
     rig.seed = support_seed();
     rig.states = states;
     state *s = rig_open(rig.dir, &shape);
@@ -114,7 +116,7 @@ static void life_stop(state *s)
     crash_set_hook(NULL, NULL);
     state_close(s);
     crash_reset();
-    support_run("rm -rf '%s' '%s'", rig.dir, rig.peek_dir);
+    support_run("rm -rf '%s'", rig.peek_dir);
     g_free(rig.dir);
     g_free(rig.peek_dir);
     g_free(rig.peek_path);
@@ -357,8 +359,7 @@ static void on_making(void *user, crash_kind kind)
 Test(state_crash, O5_a_new_file_is_whole_when_it_has_its_name)
 {
     state_shape shape = rig_shape();
-    rig.dir = rig_dir("state");
-    make_peek_dir();
+    make_dirs();
     rig.old = rig.new = (model){.clean = true, .size = RIG_SIZE};
     rig.seed = support_seed();
     g_autofree char *fresh = g_strdup_printf("%s/disk.state.new", rig.dir);
