@@ -140,7 +140,10 @@ static bool open_disks(daemon_state *s, GError **error)
         if (!j)
             return false;
         g_ptr_array_add(s->context.journals, j);
-        disk *d = disk_open(disks->pdata[i], j, error);
+        disk_options *options = disks->pdata[i];
+        g_free(options->state_dir);
+        options->state_dir = g_strdup(s->context.state_dir);
+        disk *d = disk_open(options, j, error);
         if (!d)
             return false;
         g_ptr_array_add(s->context.disks, d);

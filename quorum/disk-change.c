@@ -34,6 +34,16 @@ static uint64_t change_end(const disk_change *change)
     return change->length > 0 ? change->offset + change->length : IMAGE_SIZE_MAX;
 }
 
+/* W5. */
+static int intend(disk *d, disk_change *change)
+{
+    if (!d->session || change->length == 0)
+        return 0;
+    int r = state_write_begin(d->store, change->offset, change->length);
+    change->intended = r == 0;
+    return r;
+}
+
 int disk_change_begin(disk *d, disk_change *ret_change, const char *op, uint64_t offset,
                       uint64_t length)
 {
@@ -46,14 +56,15 @@ int disk_change_begin(disk *d, disk_change *ret_change, const char *op, uint64_t
     ret_change->data = NULL;
     ret_change->lost = 0;
     ret_change->event = REPLICA_EVENT_CHANGE_FAILED;
+    ret_change->intended = false;
     if (atomic_load(&d->in_sync) == disk_all_replicas(d))
-        return 0;
+        return intend(d, ret_change);
     g_mutex_lock(&d->state_lock);
     bool enough = disk_quorum_everywhere(d, ret_change->asked, ret_change->offset,
                                          change_end(ret_change));
     g_mutex_unlock(&d->state_lock);
     if (enough)
-        return 0;
+        return intend(d, ret_change);
     DISK_COUNT(d->quorum_failures, 1);
     return -EIO;
 }
@@ -141,12 +152,11 @@ static void await_recorded(disk *d)
 }
 
 static void journal_state(disk *d, const disk_change *change, unsigned i, int error,
-                          replica_state from)
+                          replica_state from, replica_state to)
 {
     journal_loser loser = {.replica = d->replicas[i].name, .error = -error};
     g_autofree char *action =
-        g_strdup_printf("%s -> %s", replica_state_name(from),
-                        replica_state_name(replica_state_after(from, change->event)));
+        g_strdup_printf("%s -> %s", replica_state_name(from), replica_state_name(to));
     disk_journal(d, (journal_record){
                         .event = JOURNAL_REPLICA_STATE,
                         .op = change->op,
@@ -159,12 +169,20 @@ static void journal_state(disk *d, const disk_change *change, unsigned i, int er
                     });
 }
 
+void disk_journal_state(disk *d, const char *op, unsigned i, int error,
+                        replica_state from, replica_state to)
+{
+    disk_change nothing = {.op = op};
+    journal_state(d, &nothing, i, error, from, to);
+}
+
 /* Those whose state changed: durably, then whoever awaits it may go on. */
 static void record_moved(disk *d, const disk_change *change, const disk_outcome *outcome)
 {
     for (unsigned i = 0; i < d->n; i++)
         if (disk_has_bit(outcome->moved, i))
-            journal_state(d, change, i, change->results[i], outcome->from[i]);
+            journal_state(d, change, i, change->results[i], outcome->from[i],
+                          replica_state_after(outcome->from[i], change->event));
     if (d->journal)
         journal_sync(d->journal);
     g_mutex_lock(&d->state_lock);
@@ -250,6 +268,21 @@ static uint64_t contenders(const disk *d, const vote_range *range, uint64_t aske
     return 0;
 }
 
+/* W2: on stable storage before the guest hears of it. 0 or -errno. */
+static int remember(disk *d, const disk_change *change, const disk_outcome *outcome)
+{
+    int result = 0;
+    for (unsigned i = 0; i < d->n && d->session; i++) {
+        int r = 0;
+        if (disk_has_bit(outcome->missed, i) && change->length > 0)
+            r = state_mark_stale(d->store, i, change->offset, change->length);
+        if (r == 0 && disk_has_bit(outcome->moved, i))
+            r = disk_state_record(d, i);
+        result = result ? result : r;
+    }
+    return result;
+}
+
 /* `out` holds what must not win: no vote there any more. */
 static void lose_piece(disk *d, const disk_change *change, uint64_t offset, size_t length,
                        uint64_t out)
@@ -270,6 +303,8 @@ static void lose_piece(disk *d, const disk_change *change, uint64_t offset, size
     }
     d->unrecorded |= outcome.moved;
     g_mutex_unlock(&d->state_lock);
+    outcome.missed = out;
+    remember(d, &piece, &outcome);
     record_moved(d, &piece, &outcome);
 }
 
@@ -312,15 +347,13 @@ static void settle(disk *d, const disk_change *change)
     }
 }
 
-int disk_change_finish(disk *d, const disk_change *change)
+static int finish_failed(disk *d, const disk_change *change, uint64_t failed)
 {
-    uint64_t failed = change_failed(d, change);
     disk_outcome outcome;
-    if (failed == 0 && change->asked == disk_all_replicas(d) &&
-        atomic_load_explicit(&d->in_sync, memory_order_acquire) == change->asked)
-        return 0;
-
     int r = decide(d, change, failed, &outcome);
+    int forgotten = remember(d, change, &outcome);
+    if (r == 0)
+        r = forgotten;
     journal_failures(d, change, failed, r);
     if (outcome.moved != 0)
         record_moved(d, change, &outcome);
@@ -334,5 +367,17 @@ int disk_change_finish(disk *d, const disk_change *change)
     } else {
         await_recorded(d);
     }
+    return r;
+}
+
+int disk_change_finish(disk *d, const disk_change *change)
+{
+    uint64_t failed = change_failed(d, change);
+    int r = 0;
+    if (failed != 0 || change->asked != disk_all_replicas(d) ||
+        atomic_load_explicit(&d->in_sync, memory_order_acquire) != change->asked)
+        r = finish_failed(d, change, failed);
+    if (change->intended)
+        state_write_end(d->store, change->offset, change->length, r == 0);
     return r;
 }

@@ -9,6 +9,10 @@
  *   disk-write.c    write, write-zeroes, discard, resize, flush
  *   disk-change.c   who took a change, who is out because of it
  *   disk-explain.c  who holds what
+ *   disk-state.c    what is remembered, tied to the replicas
+ *   disk-reconcile.c  regions that a crash left different
+ *   resync.c        a stale replica catches up
+ *   disk-worker.c   the thread that does so
  *   replica.c       states of a replica
  *
  * Who votes on a range is found out after its range lock was taken (disk_voters), so a
@@ -21,6 +25,7 @@
 #include "quorum/disk.h"
 #include "quorum/rangelock.h"
 #include "quorum/rangeset.h"
+#include "quorum/state.h"
 #include <stdatomic.h>
 
 typedef enum replica_event {
@@ -44,7 +49,12 @@ typedef struct disk_replica {
     rangeset differing; /* where it was outvoted, or nobody won */
     rangeset missed;    /* changes that it did not take: no vote there */
     uint64_t divergent_bytes;
+    /* The worker's: */
+    identity_source *identity; /* NULL: nothing is remembered */
+    gint64 resync_after_us;    /* not before that, on the monotonic clock */
 } disk_replica;
+
+typedef struct disk_worker disk_worker;
 
 struct disk {
     char *name;
@@ -68,6 +78,10 @@ struct disk {
     rangeset differing, no_quorum; /* under state_lock */
     uint64_t unrecorded; /* under state_lock: who is out, and the journal is not synced */
     GCond recorded;      /* unrecorded has lost a bit */
+
+    state *store; /* NULL: nothing is remembered */
+    bool session; /* the store is written to: the disk is */
+    disk_worker *worker;
 };
 
 #define DISK_COUNT(counter, by)                                                          \
@@ -172,6 +186,50 @@ int disk_sector_error(const disk_reading *reading, unsigned i, size_t at);
  * cannot write counts what it lost itself. */
 void disk_journal(disk *d, journal_record record);
 
+/* One record of a range that was voted on: "divergence", or "quorum-failure" without a winner,
+ * where `event` is JOURNAL_DIVERGENCE, else that event. */
+void disk_report_range(disk *d, const disk_reading *reading, const vote_range *range,
+                       journal_event event, const char *op, const char *action);
+/* A replica's state has changed. */
+void disk_journal_state(disk *d, const char *op, unsigned i, int error,
+                        replica_state from, replica_state to);
+
+/* disk-read.c: a range on which the same replicas vote everywhere, at most a request. Under
+ * its range lock. *ret_data is this thread's, until its next call. */
+int disk_read_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
+                  const uint8_t **ret_data);
+
+/* disk-write.c: the flush itself, for who already keeps resizes away. */
+int disk_flush_locked(disk *d);
+
+/* disk-state.c */
+
+/* Compares the replicas with what is recorded in `dir`; NULL: nothing is remembered. */
+bool disk_state_open(disk *d, const char *dir, GError **error);
+/* Before the first write of all. */
+bool disk_state_begin(disk *d, GError **error);
+/* Durable: the state that replica i has now. 0 or -errno. */
+int disk_state_record(disk *d, unsigned i);
+int disk_state_resize(disk *d, uint64_t size);
+/* Clears intent bits of regions that are equal and flushed. */
+void disk_state_tidy(disk *d);
+/* Nothing is written any more, and all that was is flushed. */
+void disk_state_end(disk *d);
+/* The chains are closed. `flushed`: nothing that anybody wrote may be missing. */
+void disk_state_close(disk *d, bool flushed);
+
+/* disk-reconcile.c: before a request takes its range lock. There is a store. */
+int disk_reconcile(disk *d, uint64_t offset, uint64_t length);
+/* The region in which `offset` lies. */
+int disk_reconcile_region(disk *d, uint64_t offset);
+
+/* resync.c: copies some of what a replica missed. False: there is nothing to do now. */
+bool disk_resync_step(disk *d);
+
+/* disk-worker.c: nothing unless there is a session. */
+void disk_worker_start(disk *d);
+void disk_worker_stop(disk *d);
+
 /* disk-change.c */
 typedef struct disk_change {
     const char *op;
@@ -181,6 +239,7 @@ typedef struct disk_change {
     int results[VOTE_REPLICAS_MAX]; /* of replicas asked: 0 or -errno */
     const void *data;               /* what all of the range was to hold, or NULL */
     replica_event event;            /* what a failure means */
+    bool intended; /* its intent is recorded, until it is finished (W5) */
     uint64_t lost; /* of those that failed: out even if the change failed */
 } disk_change;
 

@@ -103,15 +103,16 @@ static void account_range(disk *d, const vote_range *range, uint64_t offset)
     g_mutex_unlock(&d->state_lock);
 }
 
-static void report_range(disk *d, const disk_reading *reading, const vote_range *range,
-                         const char *action)
+void disk_report_range(disk *d, const disk_reading *reading, const vote_range *range,
+                       journal_event event, const char *op, const char *action)
 {
     uint8_t digests[VOTE_REPLICAS_MAX][JOURNAL_DIGEST_SIZE];
     const char *winners[VOTE_REPLICAS_MAX];
     journal_loser losers[VOTE_REPLICAS_MAX];
     journal_record record = {
-        .event = range->winners ? JOURNAL_DIVERGENCE : JOURNAL_QUORUM_FAILURE,
-        .op = "read",
+        .event = event == JOURNAL_DIVERGENCE && !range->winners ? JOURNAL_QUORUM_FAILURE
+                                                                : event,
+        .op = op,
         .offset = reading->offset + range->offset,
         .length = range->length,
         .winner_replicas = winners,
@@ -208,7 +209,7 @@ int disk_judge(disk *d, disk_thread *thread, disk_reading *reading,
     for (unsigned k = 0; k < verdict.ranges->len; k++) {
         const vote_range *range = &g_array_index(verdict.ranges, vote_range, k);
         account_range(d, range, reading->offset + range->offset);
-        report_range(d, reading, range, action);
+        disk_report_range(d, reading, range, JOURNAL_DIVERGENCE, "read", action);
     }
     for (unsigned i = 0; i < d->n; i++)
         if (!reading->ballots[i].abstains && reading->ballots[i].error != 0)

@@ -54,6 +54,7 @@ void disk_options_free(disk_options *options)
         return;
     g_free(options->name);
     g_free(options->file);
+    g_free(options->state_dir);
     g_ptr_array_unref(options->replicas);
     g_ptr_array_unref(options->allow_dirs);
     g_free(options);
@@ -234,11 +235,18 @@ static disk *disk_new(const disk_options *options, journal *records)
     return d;
 }
 
-static void disk_free(disk *d)
+static void close_chains(disk *d)
 {
+    for (unsigned i = 0; i < d->n; i++)
+        g_clear_pointer(&d->replicas[i].chain, chain_close);
+}
+
+static void disk_free(disk *d, bool flushed)
+{
+    close_chains(d);
+    disk_state_close(d, flushed);
     for (unsigned i = 0; i < d->n; i++) {
         disk_replica *replica = &d->replicas[i];
-        chain_close(replica->chain);
         rangeset_clear(&replica->differing);
         rangeset_clear(&replica->missed);
         g_free(replica->name);
@@ -264,9 +272,14 @@ disk *disk_open(const disk_options *options, journal *records, GError **error)
     disk *d = disk_new(options, records);
     d->policy = make_policy(options, error);
     if (d->policy && open_chains(d, options, error) && check_chains(d, error) &&
-        begin_writing(d, options, error))
+        disk_state_open(d, options->state_dir, error) && disk_state_begin(d, error) &&
+        begin_writing(d, options, error)) {
+        if (!d->writable)
+            disk_state_end(d);
+        disk_worker_start(d);
         return d;
-    disk_free(d);
+    }
+    disk_free(d, true);
     return NULL;
 }
 
@@ -274,7 +287,9 @@ int disk_close(disk *d)
 {
     if (!d)
         return 0;
+    disk_worker_stop(d);
+    disk_state_tidy(d);
     int r = disk_flush(d);
-    disk_free(d);
+    disk_free(d, r == 0);
     return r;
 }

@@ -154,9 +154,8 @@ void disk_reading_clear(disk_reading *reading)
             g_clear_pointer(&reading->sector_errors[i], g_free);
 }
 
-/* A range on which the same replicas vote everywhere. */
-static int read_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
-                    const uint8_t **ret_data)
+int disk_read_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
+                  const uint8_t **ret_data)
 {
     if (disk_set_size(voters) < d->threshold) {
         DISK_COUNT(d->quorum_failures, 1);
@@ -184,7 +183,7 @@ static int read_runs(disk *d, uint64_t offset, size_t length, const uint8_t **re
     for (uint64_t at = offset; at < end; at = run_end) {
         const uint8_t *data;
         uint64_t voters = disk_voter_run(d, at, end, &run_end);
-        int r = read_run(d, voters, at, (size_t)(run_end - at), &data);
+        int r = disk_read_run(d, voters, at, (size_t)(run_end - at), &data);
         if (r < 0)
             return r;
         memcpy(joined + (at - offset), data, (size_t)(run_end - at));
@@ -199,7 +198,7 @@ static int read_locked(disk *d, uint64_t offset, size_t length, const uint8_t **
     if (!disk_has_range(d, offset, length))
         return -EINVAL;
     uint64_t voters = disk_voter_run(d, offset, offset + length, &run_end);
-    return run_end == offset + length ? read_run(d, voters, offset, length, ret_data)
+    return run_end == offset + length ? disk_read_run(d, voters, offset, length, ret_data)
                                       : read_runs(d, offset, length, ret_data);
 }
 
@@ -214,6 +213,9 @@ int disk_read(disk *d, uint64_t offset, size_t length, const void **ret_data)
         return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
     }
     const uint8_t *data = NULL;
+    int unequal = d->session ? disk_reconcile(d, offset, length) : 0;
+    if (unequal < 0)
+        return unequal;
     rangelock_held held;
     disk_lock_sectors(d, &held, offset, length, RANGELOCK_SHARED);
     int r = read_locked(d, offset, length, &data);

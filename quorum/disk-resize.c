@@ -66,7 +66,8 @@ static int resize_locked(disk *d, uint64_t size)
     else
         atomic_store(&d->size, size);
     change.event = REPLICA_EVENT_LOST;
-    return disk_change_finish(d, &change);
+    r = disk_change_finish(d, &change);
+    return r == 0 ? disk_state_resize(d, size) : r;
 }
 
 int disk_resize(disk *d, uint64_t size)

@@ -69,6 +69,9 @@ int disk_write(disk *d, uint64_t offset, size_t length, const void *data)
     DISK_COUNT(d->write_bytes, length);
     if (length == 0)
         return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
+    int unequal = d->session ? disk_reconcile(d, offset, length) : 0;
+    if (unequal < 0)
+        return unequal;
     rangelock_held held;
     disk_lock_sectors(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
     int r = write_locked(d, offset, length, data);
@@ -103,6 +106,9 @@ static int clear_range(disk *d, uint64_t offset, uint64_t length, const char *op
     DISK_COUNT(d->writes, 1);
     if (length == 0)
         return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
+    int unequal = d->session ? disk_reconcile(d, offset, length) : 0;
+    if (unequal < 0)
+        return unequal;
     rangelock_held held;
     disk_lock_sectors(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
     int r = clear_locked(d, offset, length, op, clear);
@@ -147,7 +153,7 @@ static uint64_t flush_round(disk *d, disk_change *change, uint64_t pending,
     return more;
 }
 
-static int flush_locked(disk *d)
+int disk_flush_locked(disk *d)
 {
     disk_change change;
     int r = disk_change_begin(d, &change, "flush", 0, 0);
@@ -167,7 +173,7 @@ int disk_flush(disk *d)
     DISK_COUNT(d->flushes, 1);
     rangelock_held held;
     rangelock_acquire(d->range_lock, &held, IMAGE_SIZE_MAX, 1, RANGELOCK_SHARED);
-    int r = flush_locked(d);
+    int r = disk_flush_locked(d);
     rangelock_release(d->range_lock, &held);
     return r;
 }

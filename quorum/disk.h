@@ -20,6 +20,7 @@
 typedef enum disk_error {
     DISK_ERROR_OPTIONS, /* threshold out of range, too few replicas, a name used twice */
     DISK_ERROR_SIZES,   /* replicas of different sizes */
+    DISK_ERROR_STALE,   /* too few replicas are in sync (O5) */
 } disk_error;
 GQuark disk_error_quark(void);
 
@@ -44,6 +45,7 @@ typedef struct disk_options {
     chain_decoder decoder;
     bool read_only;
     unsigned timeout_ms;   /* for decoder helpers; 0: default */
+    char *state_dir;       /* where state is kept across restarts; NULL: nowhere */
     GPtrArray *replicas;   /* of replica_options*, freed with it */
     GPtrArray *allow_dirs; /* of char*, freed with it */
 } disk_options;

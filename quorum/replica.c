@@ -72,9 +72,9 @@ static const replica_state transitions[][REPLICA_EVENTS] = {
         },
 };
 
-const char *replica_state_name(replica_state state)
+const char *replica_state_name(replica_state value)
 {
-    return state_names[state];
+    return state_names[value];
 }
 
 replica_state replica_state_after(replica_state from, replica_event event)

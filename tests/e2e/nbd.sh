@@ -18,8 +18,8 @@ serve() {
 uri() { printf 'nbd+unix:///?socket=%s/%s.sock' "$scratch" "$1"; }
 uris=("$(uri a)" "$(uri b)" "$(uri c)")
 state() { "$QUORUMFS" status --json mnt | jq -r ".disks[0].replicas[] | select(.name == \"$1\") | .state"; }
-fresh() {
-    rm -f [abc].raw
+fresh() { # nobody remembers anything of the ones before
+    rm -rf [abc].raw state
     truncate -s 8M a.raw b.raw c.raw
     for name in a b c; do serve "$name" "$@"; done
 }

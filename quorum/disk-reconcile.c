@@ -1,0 +1,133 @@
+/*
+ * disk-reconcile.c: regions that were being written to when the last session ended without a
+ * close (W6). Before anything of such a region is served, all replicas that vote there are
+ * made equal: a sector with a quorum keeps it, one without takes what the first replica that
+ * could be read holds. What was decided is in the journal.
+ *
+ * A region is done by whoever touches it first, a request or the worker, under an exclusive
+ * lock of all of it; the others find it done. It is flushed to all replicas before it counts
+ * as done, so that a second crash finds the decision, or decides anew from the same bytes.
+ */
+#include "quorum/disk-internal.h"
+#include <errno.h>
+#include <string.h>
+
+/* What no version won: the first that was read. Returns its index, or n. */
+static unsigned first_read(const disk *d, const disk_reading *reading, size_t at)
+{
+    unsigned i = 0;
+    while (i < d->n &&
+           (reading->ballots[i].abstains || disk_sector_error(reading, i, at) != 0))
+        i++;
+    return i;
+}
+
+/* Fills in the sectors of a range that nobody won. */
+static int take_first(const disk *d, const disk_reading *reading, const vote_range *range,
+                      uint8_t *out)
+{
+    uint64_t end = range->offset + range->length;
+    for (uint64_t at = range->offset; at < end; at += VOTE_SECTOR) {
+        unsigned i = first_read(d, reading, at);
+        if (i == d->n)
+            return -EIO;
+        memcpy(out + at, reading->ballots[i].data + at, MIN(VOTE_SECTOR, end - at));
+    }
+    return 0;
+}
+
+/* Where replica i holds something else, or could not be read, it is written to. */
+static int write_differing(disk *d, const disk_reading *reading, unsigned i,
+                           const uint8_t *out)
+{
+    int result = 0;
+    for (size_t at = 0, next; at < reading->length && !result; at = next) {
+        next = MIN(at + VOTE_SECTOR, reading->length);
+        if (disk_sector_error(reading, i, at) == 0 &&
+            memcmp(reading->ballots[i].data + at, out + at, next - at) == 0)
+            continue;
+        result =
+            chain_write(d->replicas[i].chain, out + at, reading->offset + at, next - at);
+    }
+    return result;
+}
+
+/* All that differ are written to; one that cannot be has missed the piece. */
+static int spread(disk *d, const disk_reading *reading, const uint8_t *out)
+{
+    disk_change change;
+    int r = disk_change_begin(d, &change, "reconcile", reading->offset, reading->length);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < d->n; i++)
+        change.results[i] = reading->ballots[i].abstains || !disk_has_bit(change.asked, i)
+                                ? 0
+                                : write_differing(d, reading, i, out);
+    return disk_change_finish(d, &change);
+}
+
+static int reconcile_piece(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end)
+{
+    uint64_t voters = disk_voter_run(d, offset, end, ret_end);
+    disk_thread *thread = disk_thread_get(d->n);
+    disk_reading reading;
+    disk_verdict verdict;
+    disk_gather(d, thread, voters, offset, (size_t)(*ret_end - offset), &reading);
+    if (vote_unanimous(reading.ballots, d->n, disk_set_size(voters), reading.length))
+        return 0;
+    int r = 0;
+    uint8_t *out = disk_thread_joined(thread);
+    disk_recover(d, &reading);
+    disk_vote(d, &reading, out, &verdict);
+    for (unsigned k = 0; k < verdict.ranges->len && r == 0; k++) {
+        const vote_range *range = &g_array_index(verdict.ranges, vote_range, k);
+        if (!range->winners)
+            r = take_first(d, &reading, range, out);
+        disk_report_range(d, &reading, range, JOURNAL_RECONCILE, "reconcile",
+                          range->winners ? "the majority's bytes were kept"
+                                         : "the first replica's bytes were taken");
+    }
+    if (r == 0)
+        r = spread(d, &reading, out);
+    disk_verdict_clear(&verdict);
+    disk_reading_clear(&reading);
+    return r;
+}
+
+static int reconcile_locked(disk *d, uint64_t offset, uint64_t end)
+{
+    int r = 0;
+    if (!state_is_unreconciled(d->store, offset, end - offset))
+        return 0;
+    for (uint64_t at = offset, next; at < end && r == 0; at = next) {
+        uint64_t limit = MIN(end, at + DISK_REQUEST_MAX);
+        r = reconcile_piece(d, at, limit, &next);
+    }
+    if (r == 0)
+        r = disk_flush_locked(d);
+    if (r == 0)
+        state_reconciled(d->store, offset, end - offset);
+    return r;
+}
+
+int disk_reconcile_region(disk *d, uint64_t offset)
+{
+    uint64_t region = state_intent_region(d->store);
+    uint64_t start = offset & ~(region - 1);
+    rangelock_held held;
+    rangelock_acquire(d->range_lock, &held, start, region, RANGELOCK_EXCLUSIVE);
+    int r = reconcile_locked(d, start, MIN(start + region, disk_size(d)));
+    rangelock_release(d->range_lock, &held);
+    return r;
+}
+
+int disk_reconcile(disk *d, uint64_t offset, uint64_t length)
+{
+    uint64_t at, run;
+    int r = 0;
+    while (r == 0 && length > 0 && disk_has_range(d, offset, length) &&
+           state_is_unreconciled(d->store, offset, length) &&
+           state_next_unreconciled(d->store, offset, &at, &run))
+        r = disk_reconcile_region(d, MAX(at, offset));
+    return r;
+}

@@ -1,0 +1,88 @@
+/*
+ * disk-worker.c: the thread that does for a disk what nobody waits for: reconciling the
+ * regions that the last session left dirty (W6), bringing stale replicas up to date, and
+ * clearing intent bits when nothing was written for a while (W5).
+ *
+ * It yields to the guest: while requests come in, it rests after each piece for as long as
+ * the piece took.
+ */
+#include "quorum/disk-internal.h"
+
+#define TIDY_US     (5 * G_USEC_PER_SEC)
+#define REST_MAX_US (G_USEC_PER_SEC / 10)
+
+struct disk_worker {
+    GThread *thread;
+    GMutex lock;
+    GCond wake;
+    bool ends; /* under lock */
+};
+
+static bool rest(disk_worker *worker, gint64 us)
+{
+    gint64 until = g_get_monotonic_time() + us;
+    g_mutex_lock(&worker->lock);
+    while (!worker->ends && us > 0 &&
+           g_cond_wait_until(&worker->wake, &worker->lock, until))
+        ;
+    bool ends = worker->ends;
+    g_mutex_unlock(&worker->lock);
+    return !ends;
+}
+
+static bool reconcile_some(disk *d)
+{
+    uint64_t offset, length;
+    return state_next_unreconciled(d->store, 0, &offset, &length) &&
+           disk_reconcile_region(d, offset) == 0;
+}
+
+static uint64_t requests(disk *d)
+{
+    return atomic_load(&d->reads) + atomic_load(&d->writes);
+}
+
+static void *work(void *opaque)
+{
+    disk *d = opaque;
+    uint64_t seen = requests(d);
+    gint64 pause = 0;
+    while (rest(d->worker, pause)) {
+        gint64 before = g_get_monotonic_time();
+        bool busy = reconcile_some(d) || disk_resync_step(d);
+        if (!busy)
+            disk_state_tidy(d);
+        bool guest = requests(d) != seen;
+        seen = requests(d);
+        gint64 took = g_get_monotonic_time() - before;
+        pause = !busy ? TIDY_US : guest ? MIN(took, REST_MAX_US) : 0;
+    }
+    return NULL;
+}
+
+void disk_worker_start(disk *d)
+{
+    if (!d->session)
+        return;
+    disk_worker *worker = g_new0(disk_worker, 1);
+    g_mutex_init(&worker->lock);
+    g_cond_init(&worker->wake);
+    d->worker = worker;
+    worker->thread = g_thread_new("worker", work, d);
+}
+
+void disk_worker_stop(disk *d)
+{
+    disk_worker *worker = d->worker;
+    if (!worker)
+        return;
+    g_mutex_lock(&worker->lock);
+    worker->ends = true;
+    g_cond_broadcast(&worker->wake);
+    g_mutex_unlock(&worker->lock);
+    g_thread_join(worker->thread);
+    g_cond_clear(&worker->wake);
+    g_mutex_clear(&worker->lock);
+    d->worker = NULL;
+    g_free(worker);
+}

@@ -1,0 +1,135 @@
+/*
+ * resync.c: gives a stale replica what it missed (W7), a region of the state's stale map at a
+ * time, under an exclusive lock of that region: never over a newer write.
+ *
+ * What is copied is what a read would return, so it needs voters enough without the replica;
+ * and a real majority of all replicas (O4): with a threshold of half or less the voters could
+ * be the wrong half. It is read back and compared. The replica votes on a run again as soon
+ * as that is equal; on stable storage the region stays stale until the replica was flushed.
+ *
+ * States: stale -> resyncing when a copy begins, -> in-sync when nothing is missed any more
+ * and all is flushed, -> stale if a copy fails; it is tried again after RETRY_US.
+ */
+#include "quorum/disk-internal.h"
+#include <errno.h>
+#include <string.h>
+
+#define RETRY_US (10 * G_USEC_PER_SEC)
+
+static int copy_run(disk *d, unsigned i, uint64_t voters, uint64_t offset, size_t length)
+{
+    chain *target = d->replicas[i].chain;
+    const uint8_t *data;
+    int r = disk_read_run(d, voters, offset, length, &data);
+    if (r < 0)
+        return r;
+    bool zero = data[0] == 0 && memcmp(data, data + 1, length - 1) == 0;
+    r = zero ? chain_discard(target, offset, length)
+             : chain_write(target, data, offset, length);
+    if (r < 0)
+        return r;
+    uint8_t *back = disk_thread_joined(disk_thread_get(d->n));
+    r = chain_read(target, back, offset, length);
+    if (r == 0 && memcmp(back, data, length) != 0)
+        r = -EIO;
+    return r;
+}
+
+/* The runs of a region that it missed; all of the region is locked. */
+static int copy_missed(disk *d, unsigned i, uint64_t offset, uint64_t end)
+{
+    int r = 0;
+    for (uint64_t at = offset, next; at < end && r == 0; at = next) {
+        uint64_t limit = MIN(end, at + DISK_REQUEST_MAX);
+        uint64_t voters = disk_voter_run(d, at, limit, &next);
+        if (disk_has_bit(voters, i))
+            continue;
+        r = copy_run(d, i, voters, at, (size_t)(next - at));
+        g_mutex_lock(&d->state_lock);
+        if (r == 0)
+            rangeset_remove(&d->replicas[i].missed, at, next - at);
+        g_mutex_unlock(&d->state_lock);
+    }
+    return r;
+}
+
+static int copy_region(disk *d, unsigned i, uint64_t offset, uint64_t length)
+{
+    rangelock_held held;
+    rangelock_acquire(d->range_lock, &held, offset, length, RANGELOCK_EXCLUSIVE);
+    int r = copy_missed(d, i, offset, MIN(offset + length, disk_size(d)));
+    if (r == 0)
+        state_stale_copied(d->store, i, offset, length);
+    rangelock_release(d->range_lock, &held);
+    return r;
+}
+
+static bool move(disk *d, unsigned i, replica_event event, int error)
+{
+    disk_replica *replica = &d->replicas[i];
+    g_mutex_lock(&d->state_lock);
+    replica_state from = replica->state;
+    bool may = event != REPLICA_EVENT_CAUGHT_UP || rangeset_count(&replica->missed) == 0;
+    bool moved = may && replica_transition(d, i, event);
+    replica_state to = replica->state;
+    g_mutex_unlock(&d->state_lock);
+    if (moved)
+        disk_journal_state(d, "resync", i, error, from, to);
+    return moved;
+}
+
+/* Nothing is missed: on stable storage that is true after a flush. */
+static int finish(disk *d, unsigned i)
+{
+    int r = chain_flush(d->replicas[i].chain);
+    if (r == 0)
+        r = state_stale_clear(d->store, i);
+    if (r == 0 && move(d, i, REPLICA_EVENT_CAUGHT_UP, 0))
+        r = disk_state_record(d, i);
+    return r;
+}
+
+/* The first region that it missed something of. */
+static bool next_region(disk *d, unsigned i, uint64_t *ret_offset)
+{
+    g_mutex_lock(&d->state_lock);
+    const rangeset *missed = &d->replicas[i].missed;
+    bool any = rangeset_count(missed) > 0;
+    if (any)
+        *ret_offset = rangeset_get(missed, 0).start & ~(state_stale_region(d->store) - 1);
+    g_mutex_unlock(&d->state_lock);
+    return any;
+}
+
+static bool wants_resync(const disk *d, unsigned i)
+{
+    const disk_replica *replica = &d->replicas[i];
+    return disk_has_bit(atomic_load(&d->partly), i) &&
+           g_get_monotonic_time() >= replica->resync_after_us;
+}
+
+static void resync_some(disk *d, unsigned i)
+{
+    uint64_t offset;
+    move(d, i, REPLICA_EVENT_RESYNC_BEGINS, 0);
+    int r = next_region(d, i, &offset)
+                ? copy_region(d, i, offset, state_stale_region(d->store))
+                : finish(d, i);
+    if (r == 0)
+        return;
+    d->replicas[i].resync_after_us = g_get_monotonic_time() + RETRY_US;
+    move(d, i, REPLICA_EVENT_RESYNC_STOPS, r);
+}
+
+bool disk_resync_step(disk *d)
+{
+    if (!d->session || 2 * d->threshold <= d->n)
+        return false;
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!wants_resync(d, i))
+            continue;
+        resync_some(d, i);
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,306 @@
+/*
+ * test-disk-state.c: what a disk remembers (W2, W5, O5), and what it makes of it after a
+ * crash (W6) or when a replica comes back.
+ */
+#include "quorum/disk-internal.h"
+#include "tests/disk-rig.h"
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MIB    (1u << 20)
+#define SECTOR 512u
+#define SIZE   (4u * MIB)
+
+typedef struct set {
+    disk_rig *rig; /* its disk is closed; files, model and journal are used */
+    disk *disk;
+    unsigned threshold;
+} set;
+
+static disk *open_disk(set *s, GError **error)
+{
+    disk_options *options = disk_rig_options(s->rig->paths, s->rig->n, "raw");
+    options->threshold = s->threshold;
+    options->state_dir = support_path("state");
+    g_mkdir_with_parents(options->state_dir, 0700);
+    disk *d = disk_open(options, s->rig->journal, error);
+    disk_options_free(options);
+    return d;
+}
+
+static void must_open(set *s)
+{
+    GError *error = NULL;
+    s->disk = open_disk(s, &error);
+    cr_assert_not_null(s->disk, "%s", error ? error->message : "no error");
+    s->rig->disk = s->disk;
+}
+
+static void set_init(set *s, unsigned n, unsigned threshold)
+{
+    *s = (set){.rig = disk_rig_new(n, threshold, SIZE), .threshold = threshold};
+    disk_close(g_steal_pointer(&s->rig->disk));
+    must_open(s);
+}
+
+static void set_close(set *s)
+{
+    cr_assert_eq(disk_close(g_steal_pointer(&s->disk)), 0);
+    s->rig->disk = NULL;
+    fault_clear();
+}
+
+static void set_clear(set *s)
+{
+    disk_close(s->disk);
+    s->rig->disk = NULL;
+    disk_rig_free(s->rig);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(set, set_clear)
+
+static void write_model(set *s, uint64_t offset, size_t length, uint8_t byte)
+{
+    g_autofree uint8_t *data = g_malloc(length);
+    memset(data, byte, length);
+    cr_assert_eq(disk_write(s->disk, offset, length, data), 0);
+    memcpy(s->rig->model + offset, data, length);
+}
+
+static replica_status status_of(set *s, unsigned i)
+{
+    replica_status status;
+    disk_replica_status(s->disk, i, &status);
+    return status;
+}
+
+/* The worker needs no help, just time: the test fails if it does not get there at all. */
+static void await_in_sync(set *s)
+{
+    gint64 deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    while (strcmp(disk_state_name(s->disk), "healthy") != 0) {
+        cr_assert_lt(g_get_monotonic_time(), deadline);
+        g_usleep(1000);
+    }
+}
+
+/* A process that opens the disk, writes, and ends without closing anything. */
+static void crash_after_write(set *s, uint64_t offset, size_t length)
+{
+    set_close(s);
+    pid_t child = fork();
+    if (child == 0) {
+        g_autofree uint8_t *data = g_malloc0(length);
+        disk *d = open_disk(s, NULL);
+        _exit(!d || disk_write(d, offset, length, data) != 0);
+    }
+    int status = 0;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    memset(s->rig->model + offset, 0, length);
+}
+
+/* ---- W2 ---- */
+
+Test(disk_state, W2_a_missed_write_is_remembered_by_the_next_open)
+{
+    g_auto(set) s;
+    set_init(&s, 4, 2); /* half: nobody may copy (O4) */
+    disk_rig_fail(s.rig, 1, FAULT_WRITE, ENOSPC, 0);
+    write_model(&s, MIB + 8192, 4096, 7);
+    set_close(&s);
+    must_open(&s);
+    cr_assert_eq(status_of(&s, 1).state, REPLICA_STALE);
+    cr_assert_eq(status_of(&s, 1).stale_bytes, MIB); /* a region of the record */
+    disk_rig_check_read(s.rig, 0, MIB);
+    disk_rig_check_read(s.rig, MIB, MIB);
+    cr_assert_eq(disk_rig_count(s.rig, "divergence", ""), 0); /* it did not vote */
+}
+
+/* Two of three took an acknowledged write; the third and one that fell back must not win. */
+Test(disk_state, W2_two_stale_copies_never_win_after_a_restart)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 3); /* so that b and c can be lost one after the other */
+    set_close(&s);
+    s.threshold = 2;
+    must_open(&s);
+    fault_add((fault){.chain = disk_chain(s.disk, 1), .kind = FAULT_WRITE, .error = EIO});
+    write_model(&s, 0, 4096, 9);
+    set_close(&s);
+    support_poke(s.rig->paths[2], 0, "old", 3); /* c falls back */
+    GError *error = NULL;
+    cr_assert_null(open_disk(&s, &error));
+    cr_assert(g_error_matches(error, DISK_ERROR, DISK_ERROR_STALE));
+    cr_assert(strstr(error->message, "'b', 'c'"), "%s", error->message);
+    g_error_free(error);
+}
+
+Test(disk_state, W7_a_stale_replica_catches_up)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_rig_fail(s.rig, 1, FAULT_WRITE, ENOSPC, 0);
+    write_model(&s, MIB - 4096, 8192, 3); /* two regions */
+    set_close(&s);
+    must_open(&s);
+    await_in_sync(&s);
+    disk_rig_check_replicas(s.rig, 7);
+    cr_assert_eq(status_of(&s, 1).stale_bytes, 0);
+    set_close(&s);
+    must_open(&s); /* and that is remembered too */
+    cr_assert_eq(status_of(&s, 1).state, REPLICA_IN_SYNC);
+    cr_assert_eq(status_of(&s, 1).stale_bytes, 0);
+}
+
+/* ---- W4 ---- */
+
+Test(disk_state, W4_a_failed_flush_makes_the_replica_stale_as_a_whole)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    write_model(&s, 0, 4096, 5);
+    disk_rig_fail(s.rig, 2, FAULT_FLUSH, EIO, 0);
+    cr_assert_eq(disk_flush(s.disk), 0);
+    cr_assert_eq(status_of(&s, 2).state, REPLICA_FAILED);
+    set_close(&s);
+    disk_rig_corrupt(s.rig, 2, 2 * MIB, SECTOR, 0xff); /* what its cache lost */
+    must_open(&s);
+    cr_assert_eq(disk_rig_count(s.rig, "divergence", ""), 0);
+    await_in_sync(&s);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+/* ---- W5, W6 ---- */
+
+static disk *watched;
+static uint64_t dirty_at_write;
+
+static void look_at_intent(void)
+{
+    dirty_at_write = state_dirty_bytes(watched->store);
+}
+
+Test(disk_state, W5_the_intent_stands_before_any_replica_is_written_to)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    watched = s.disk;
+    cr_assert_eq(state_dirty_bytes(s.disk->store), 0);
+    fault_add((fault){.chain = disk_chain(s.disk, 0),
+                      .kind = FAULT_WRITE,
+                      .times = 1,
+                      .hook = look_at_intent});
+    write_model(&s, 0, 512, 1);
+    cr_assert_eq(dirty_at_write, SIZE); /* one region is more than the disk */
+    set_close(&s);
+    must_open(&s);
+    cr_assert_eq(state_dirty_bytes(s.disk->store), 0); /* closed cleanly */
+}
+
+Test(disk_state, W6_after_a_crash_dirty_regions_are_made_equal)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    crash_after_write(&s, MIB, 4 * SECTOR);
+    /* The crash caught the write in the middle: */
+    disk_rig_corrupt(s.rig, 2, MIB, SECTOR, 1);          /* a, b | c */
+    disk_rig_corrupt(s.rig, 0, MIB + SECTOR, SECTOR, 1); /* three versions */
+    disk_rig_corrupt(s.rig, 1, MIB + SECTOR, SECTOR, 2);
+    disk_rig_corrupt(s.rig, 0, MIB + 2 * SECTOR, SECTOR, 4); /* b, c | a */
+    memset(s.rig->model + MIB + SECTOR, 1, SECTOR);          /* the first replica's */
+    must_open(&s);
+    disk_rig_check_read(s.rig, MIB, 4 * SECTOR);
+    set_close(&s);
+    disk_rig_check_replicas(s.rig, 7);
+    cr_assert_eq(disk_rig_count(s.rig, "reconcile", "reconcile"), 3);
+    cr_assert_eq(disk_rig_count(s.rig, "quorum-failure", ""), 0);
+}
+
+Test(disk_state, W6_the_worker_reconciles_what_nobody_touches)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    crash_after_write(&s, MIB, SECTOR);
+    disk_rig_corrupt(s.rig, 1, MIB, SECTOR, 1);
+    must_open(&s);
+    gint64 deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    while (state_unreconciled_bytes(s.disk->store) > 0) {
+        cr_assert_lt(g_get_monotonic_time(), deadline);
+        g_usleep(1000);
+    }
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+Test(disk_state, W6_an_unclean_open_of_a_clean_disk_costs_nothing)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    set_close(&s);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(open_disk(&s, NULL) == NULL);
+    int status = 0;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    must_open(&s);
+    cr_assert_eq(state_unreconciled_bytes(s.disk->store), 0);
+    cr_assert_str_eq(disk_state_name(s.disk), "healthy");
+}
+
+/* ---- O5 ---- */
+
+Test(disk_state, O5_a_replica_changed_behind_our_back_is_not_trusted)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    write_model(&s, 0, 4096, 4);
+    set_close(&s);
+    disk_rig_corrupt(s.rig, 1, 3 * MIB, SECTOR, 1);
+    must_open(&s);
+    disk_rig_check_read(s.rig, 3 * MIB, SECTOR);
+    cr_assert_eq(disk_rig_count(s.rig, "divergence", ""), 0); /* it had no vote */
+    cr_assert_eq(disk_rig_count(s.rig, "replica-state", "open"), 1);
+    await_in_sync(&s);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+Test(disk_state, O5_a_replica_replaced_by_an_empty_one_is_filled)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    set_close(&s);
+    support_run("rm %s; truncate -s %u %s", s.rig->paths[2], SIZE, s.rig->paths[2]);
+    must_open(&s);
+    await_in_sync(&s);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+Test(disk_state, O5_if_every_replica_was_changed_the_record_is_void)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_rig_fail(s.rig, 1, FAULT_WRITE, ENOSPC, 0);
+    write_model(&s, 0, 4096, 4);
+    set_close(&s);
+    for (unsigned i = 0; i < 3; i++)
+        support_save(s.rig->paths[i], s.rig->model, SIZE);
+    must_open(&s);
+    cr_assert_str_eq(disk_state_name(s.disk), "healthy");
+    disk_rig_check_read(s.rig, 0, MIB);
+    cr_assert_eq(disk_rig_count(s.rig, "replica-state", "open"), 1);
+}
+
+Test(disk_state, O5_a_state_file_that_cannot_be_read_is_void)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    set_close(&s);
+    g_autofree char *dir = support_path("state");
+    support_run("for f in %s/*.state; do head -c 100000 /dev/urandom > $f; done", dir);
+    must_open(&s);
+    cr_assert_str_eq(disk_state_name(s.disk), "healthy");
+    cr_assert_eq(disk_rig_count(s.rig, "replica-state", "open"), 1);
+}
