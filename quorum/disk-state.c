@@ -66,18 +66,11 @@ static bool open_store(disk *d, const char *dir, GError **error)
     return ok;
 }
 
-/* A server's export has no file that could be looked at. */
-static bool is_remote(const disk_replica *replica)
-{
-    return chain_get_layer(replica->chain, 0)->ino == 0 &&
-           chain_get_layer(replica->chain, 0)->dev == 0;
-}
-
 static bool read_identity(disk *d, unsigned i, identity *ret, GError **error)
 {
     disk_replica *replica = &d->replicas[i];
     g_clear_pointer(&replica->identity, identity_source_close);
-    if (is_remote(replica)) {
+    if (chain_get_layer(replica->chain, 0)->remote) { /* there is no file to look at */
         identity_set_remote(ret, disk_size(d));
         return true;
     }
