@@ -102,7 +102,9 @@ static int plan_entry(const qcow2_writer *w, const qcow2_entry *old, uint64_t gu
         return NEEDS_DATA;
     if (!has_zero_flag && below)
         return NEEDS_DATA;
-    *ret = old->compressed ? (qcow2_entry){0} : *old;
+    *ret = *old;
+    if (old->compressed)
+        *ret = (qcow2_entry){0};
     ret->alloc &= ~mask;
     bool keep = ret->has_host && !spare && (ret->copied || ret->alloc) && has_zero_flag;
     ret->zero = has_zero_flag && (below || keep) ? ret->zero | mask : ret->zero & ~mask;
