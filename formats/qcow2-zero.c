@@ -162,7 +162,7 @@ static int zero_cluster(qcow2_writer *w, uint64_t guest, uint32_t mask,
                         qcow2_zero_mode mode, GArray *punches)
 {
     qcow2_entry old, entry;
-    bool same;
+    bool same = false;
     int error = qcow2_map_get(w->map, guest, &old);
     if (!error)
         error = plan_entry(w, &old, guest, mask, mode, &entry, &same);
