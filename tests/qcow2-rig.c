@@ -16,7 +16,8 @@ static int below_read(void *opaque, void *buf, uint64_t offset, size_t length)
     size_t part = 0;
     if (offset < r->below_size)
         part = MIN(length, r->below_size - (size_t)offset);
-    memcpy(buf, r->below + MIN(offset, r->below_size), part);
+    if (part > 0)
+        memcpy(buf, r->below + offset, part);
     memset((uint8_t *)buf + part, 0, length - part);
     return 0;
 }
