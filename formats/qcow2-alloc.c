@@ -51,6 +51,7 @@
 
 #define FREE_RUNS_MAX   65536u
 #define FREE_RUNS_LOOK  16u
+#define SCAN_SLICES     4u /* under the lock */
 #define EXTEND_STEP_MIN ((uint64_t)1 << 20)
 #define EXTEND_STEP_MAX ((uint64_t)32 << 20)
 
@@ -194,8 +195,11 @@ static int scan_free(qcow2_writer *w, uint64_t wanted, qcow2_run *ret_run)
 {
     for (;;) {
         uint64_t cluster;
-        int error = qcow2_refcounts_find_free(&w->refcounts, w->scan_at, &cluster);
-        if (error == -EXFULL) {
+        int error =
+            qcow2_refcounts_find_free(&w->refcounts, w->scan_at, SCAN_SLICES, &cluster);
+        if (error == -ERESTART) {
+            w->scan_at = cluster;
+        } else if (error == -EXFULL) {
             w->scan_at = w->refcounts.entries << w->refcounts.block_bits;
         } else if (!error && !qcow2_refcounts_cover(&w->refcounts, cluster)) {
             error = add_block(w, cluster >> w->refcounts.block_bits, cluster);
@@ -286,6 +290,13 @@ int qcow2_alloc_table(qcow2_writer *w, uint64_t count, uint64_t *ret_cluster)
     w->fresh_from = MAX(w->fresh_from, all.cluster + all.count);
     *ret_cluster = table.cluster;
     return error;
+}
+
+int qcow2_alloc_retry(qcow2_writer *w, int error)
+{
+    if (error == -EXFULL)
+        return qcow2_alloc_grow(w);
+    return error == -ERESTART ? qcow2_alloc_scan(w) : error;
 }
 
 /* ---- Taking back -------------------------------------------------------------------------- */

@@ -18,6 +18,7 @@
  *   qcow2-refcount.c  refcount table and blocks
  *   qcow2-alloc.c     which cluster is given out, and the order in which all reaches disk
  *   qcow2-grow.c      a larger refcount table
+ *   qcow2-scan.c      what is free, far from where it was looked for last
  *   qcow2-flush.c     the steps of a flush in that order
  *   qcow2-write.c     a guest's write
  *   qcow2-fill.c      what such a write must copy besides

@@ -46,17 +46,26 @@ bool qcow2_refcounts_cover(const qcow2_refcounts *r, uint64_t cluster)
     return qcow2_refcounts_reach(r, cluster) && r->table[cluster >> r->block_bits] != 0;
 }
 
-/* The slice with the entry of a cluster that is covered; *ret_index: which in it. */
-static int get_slice(const qcow2_refcounts *r, uint64_t cluster, qcow2_slice **ret_slice,
-                     uint64_t *ret_index)
+uint64_t qcow2_refcounts_per_slice(const qcow2_refcounts *r)
+{
+    return (uint64_t)r->map->slice_bytes * 8 >> r->order;
+}
+
+uint64_t qcow2_refcounts_place(const qcow2_refcounts *r, uint64_t cluster,
+                               uint64_t *ret_index)
 {
     unsigned slice_bits = (unsigned)__builtin_ctz(r->map->slice_bytes) + 3 - r->order;
     uint64_t in_block = cluster & (((uint64_t)1 << r->block_bits) - 1);
     *ret_index = in_block & (((uint64_t)1 << slice_bits) - 1);
-    return qcow2_slices_get(r->map->slices,
-                            r->table[cluster >> r->block_bits] +
-                                (in_block >> slice_bits) * r->map->slice_bytes,
-                            ret_slice);
+    return r->table[cluster >> r->block_bits] +
+           (in_block >> slice_bits) * r->map->slice_bytes;
+}
+
+static int get_slice(const qcow2_refcounts *r, uint64_t cluster, qcow2_slice **ret_slice,
+                     uint64_t *ret_index)
+{
+    uint64_t place = qcow2_refcounts_place(r, cluster, ret_index);
+    return qcow2_slices_get(r->map->slices, place, ret_slice);
 }
 
 int qcow2_refcounts_get(const qcow2_refcounts *r, uint64_t cluster, uint64_t *ret_count)
@@ -95,40 +104,40 @@ static bool any_free_of_four(const uint8_t *at)
     return ((four - 0x0001000100010001) & ~four & 0x8000800080008000) != 0;
 }
 
-/* The first free entry of the slice from `index` on; the slice's length if there is none.
- * A first allocation passes every entry of the image: the usual width is worth a shortcut. */
-static uint64_t find_in_slice(const qcow2_refcounts *r, const qcow2_slice *slice,
-                              uint64_t index, uint64_t length)
+/* A first allocation passes every entry of the image: the usual width is worth a shortcut. */
+uint64_t qcow2_refcounts_find_in(const qcow2_refcounts *r, const uint8_t *bytes,
+                                 uint64_t index)
 {
+    uint64_t length = qcow2_refcounts_per_slice(r);
     while (index < length) {
-        if (r->order == 4 && index % 4 == 0 &&
-            !any_free_of_four(slice->bytes + index * 2)) {
+        if (r->order == 4 && index % 4 == 0 && !any_free_of_four(bytes + index * 2)) {
             index += 4;
             continue;
         }
-        if (qcow2_refword_get(slice->bytes, index, r->order) == 0)
+        if (qcow2_refword_get(bytes, index, r->order) == 0)
             break;
         index++;
     }
     return index;
 }
 
-int qcow2_refcounts_find_free(const qcow2_refcounts *r, uint64_t cluster,
+int qcow2_refcounts_find_free(const qcow2_refcounts *r, uint64_t cluster, unsigned slices,
                               uint64_t *ret_cluster)
 {
-    uint64_t in_slice = (uint64_t)r->map->slice_bytes * 8 >> r->order;
-    while (qcow2_refcounts_reach(r, cluster)) {
+    for (; qcow2_refcounts_reach(r, cluster); slices--) {
         qcow2_slice *slice;
         uint64_t index;
         *ret_cluster = cluster;
         if (!qcow2_refcounts_cover(r, cluster))
             return 0;
+        if (slices == 0)
+            return -ERESTART;
         int error = get_slice(r, cluster, &slice, &index);
         if (error)
             return error;
-        uint64_t found = find_in_slice(r, slice, index, in_slice);
+        uint64_t found = qcow2_refcounts_find_in(r, slice->bytes, index);
         *ret_cluster = cluster + (found - index);
-        if (found < in_slice)
+        if (found < qcow2_refcounts_per_slice(r))
             return 0;
         cluster = *ret_cluster;
     }

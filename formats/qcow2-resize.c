@@ -60,7 +60,7 @@ static int allocate_l1(qcow2_writer *w, uint64_t clusters, uint64_t *ret_cluster
             return error;
         error = qcow2_alloc_table(w, clusters, ret_cluster);
         pthread_mutex_unlock(&w->map->lock);
-    } while (error == -EXFULL && (error = qcow2_alloc_grow(w)) == 0);
+    } while (error && (error = qcow2_alloc_retry(w, error)) == 0);
     return error;
 }
 

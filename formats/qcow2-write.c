@@ -416,7 +416,7 @@ int qcow2_write_prepare(qcow2_writer *w, const void *buf, uint64_t offset, size_
     int error;
     do
         error = prepare_once(&r);
-    while (error == -EXFULL && (error = qcow2_alloc_grow(w)) == 0);
+    while (error && (error = qcow2_alloc_retry(w, error)) == 0);
     if (error)
         list->count = r.first_op;
     *ret_change = error ? NULL : r.change;

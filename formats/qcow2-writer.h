@@ -52,9 +52,18 @@ int qcow2_refcounts_get(const qcow2_refcounts *r, uint64_t cluster, uint64_t *re
 /* -EIO: there is no block for it. */
 int qcow2_refcounts_set(qcow2_refcounts *r, uint64_t cluster, uint64_t count);
 /* Looks from `cluster` on, no further than the table reaches, for one that is free. -EXFULL:
- * there is none. *ret_cluster may have no block. */
-int qcow2_refcounts_find_free(const qcow2_refcounts *r, uint64_t cluster,
+ * there is none. *ret_cluster may have no block. -ERESTART: there is none in so many slices,
+ * *ret_cluster is where to go on. */
+int qcow2_refcounts_find_free(const qcow2_refcounts *r, uint64_t cluster, unsigned slices,
                               uint64_t *ret_cluster);
+/* How many clusters a slice counts; where the slice is that counts a cluster for which there
+ * is a block, and which of its entries does; the first entry from `index` on that is free, of
+ * a slice with these bytes (per_slice: none). */
+uint64_t qcow2_refcounts_per_slice(const qcow2_refcounts *r);
+uint64_t qcow2_refcounts_place(const qcow2_refcounts *r, uint64_t cluster,
+                               uint64_t *ret_index);
+uint64_t qcow2_refcounts_find_in(const qcow2_refcounts *r, const uint8_t *bytes,
+                                 uint64_t index);
 /* Whether the table reaches to it, and whether there is a block for it. */
 bool qcow2_refcounts_reach(const qcow2_refcounts *r, uint64_t cluster);
 bool qcow2_refcounts_cover(const qcow2_refcounts *r, uint64_t cluster);
@@ -149,7 +158,13 @@ int qcow2_writer_corrupt(qcow2_writer *w);
 /* Writes back everything, on a list of its own. */
 int qcow2_writer_flush(qcow2_writer *w);
 
-/* All under the lock. -EXFULL: the refcount table does not reach far enough. */
+/* Without the lock. If a call failed because it could not go on under the lock (-EXFULL,
+ * -ERESTART), does what it wants: after 0 all that was begun must be begun again. Else
+ * returns `error`. */
+int qcow2_alloc_retry(qcow2_writer *w, int error);
+
+/* All under the lock. -EXFULL: the refcount table does not reach far enough; -ERESTART: what
+ * is free must be looked for further. */
 
 /* Gives out up to `wanted` neighbouring clusters, each with a refcount of 1. *ret_fresh:
  * they read as zero. */
@@ -174,9 +189,13 @@ int qcow2_alloc_extend_data(qcow2_writer *w, uint64_t end);
 
 /* ---- qcow2-grow.c ----------------------------------------------------------------------- */
 
-/* Without the lock. After -EXFULL: makes the refcount table reach further; then all that was
- * begun must be begun again. */
+/* Without the lock. Makes the refcount table reach further. */
 int qcow2_alloc_grow(qcow2_writer *w);
+
+/* ---- qcow2-scan.c ----------------------------------------------------------------------- */
+
+/* Without the lock. Moves scan_at on to what may be free. */
+int qcow2_alloc_scan(qcow2_writer *w);
 
 /* ---- qcow2-flush.c ---------------------------------------------------------------------- */
 

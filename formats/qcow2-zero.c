@@ -238,12 +238,12 @@ static int zero_clusters(qcow2_writer *w, uint64_t at, uint64_t end, qcow2_zero_
         error = zero_chunk(w, &at, end, mode, punches);
         pthread_mutex_unlock(&w->map->lock);
         punch_all(w, punches);
-        if (error == -EXFULL) {
-            error = qcow2_alloc_grow(w);
-        } else if (error == NEEDS_DATA) {
+        if (error == NEEDS_DATA) {
             uint64_t next = MIN(end, (at & ~(size - 1)) + size);
             error = write_zeroes(w, at, MIN(next, w->map->layout.size) - at);
             at = next;
+        } else if (error) {
+            error = qcow2_alloc_retry(w, error);
         }
         if (error)
             return error;
