@@ -13,7 +13,9 @@
  *
  * Recently used clusters stay decompressed in a cache, keyed by their host offset: what
  * starts at one byte is one stream, however many entries name it. The cache is dropped
- * when the file changes, so that rot is not hidden by it. Contexts are kept on a list and
+ * when the file changes, so that rot is not hidden by it; while we write to the file ourselves,
+ * LOOK_US later at most. Our own writes need no such care: they make no compressed clusters,
+ * so nothing else ever is one at an offset where one was. Contexts are kept on a list and
  * reused, as many as there were ever threads at work at once.
  */
 #include "formats/qcow2-internal.h"
@@ -25,6 +27,7 @@
 #define CACHE_BYTES      (4u << 20)
 #define CACHE_BLOCKS_MIN 4u
 #define CACHE_BLOCKS_MAX 64u
+#define LOOK_US          100000
 #define WINDOW_BITS      (-12)
 
 typedef struct context {
@@ -44,6 +47,8 @@ struct qcow2_decoder {
     pthread_mutex_t lock; /* guards what follows */
     context *idle;
     file_stamp stamp;
+    bool written;      /* by us: the file changes all the time */
+    int64_t looked_us; /* at the stamp */
 };
 
 typedef struct request {
@@ -185,13 +190,30 @@ static int load_cluster(const void *user, uint64_t key, void *block)
     return result;
 }
 
+void qcow2_decoder_set_written(qcow2_decoder *decoder)
+{
+    decoder->written = true;
+}
+
+/* Under the lock. */
+static bool has_changed(qcow2_decoder *decoder)
+{
+    if (decoder->written) {
+        int64_t now = g_get_monotonic_time();
+        if (decoder->looked_us && now - decoder->looked_us < LOOK_US)
+            return false;
+        decoder->looked_us = now;
+    }
+    return file_stamp_changed(&decoder->stamp, decoder->fd);
+}
+
 int qcow2_decoder_read(qcow2_decoder *decoder, uint64_t host_offset,
                        uint32_t compressed_size, void *buf, uint64_t skip, size_t length)
 {
     const request r = {decoder, compressed_size};
     qcow2_block block = {0};
     pthread_mutex_lock(&decoder->lock);
-    bool changed = file_stamp_changed(&decoder->stamp, decoder->fd);
+    bool changed = has_changed(decoder);
     pthread_mutex_unlock(&decoder->lock);
     if (changed)
         qcow2_cache_clear(decoder->clusters);

@@ -341,6 +341,8 @@ typedef struct qcow2_decoder qcow2_decoder;
 qcow2_decoder *qcow2_decoder_new(int fd, qcow2_compression compression,
                                  uint32_t cluster_bits);
 void qcow2_decoder_free(qcow2_decoder *decoder); /* NULL is allowed */
+/* The file is going to be written here too; before any other thread reads. */
+void qcow2_decoder_set_written(qcow2_decoder *decoder);
 /* Copies bytes [skip, skip + length) of the cluster compressed at host_offset. -EIO: the
  * data does not decompress to a whole cluster. */
 int qcow2_decoder_read(qcow2_decoder *decoder, uint64_t host_offset,

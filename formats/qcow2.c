@@ -188,6 +188,7 @@ static bool qcow2_begin_writing(image *im, GError **error)
     if (!q->writer)
         return false;
     q->writer->decoder = q->decoder;
+    qcow2_decoder_set_written(q->decoder);
     q->writer->read_below = q->read_below;
     q->writer->below = q->below;
     q->writer->below_size = q->below_size;
