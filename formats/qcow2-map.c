@@ -3,8 +3,10 @@
  * of slices of L2 tables.
  *
  * Invariants
- * - L1 holds as many entries as the virtual size needs, no more: state of a saved virtual
- *   machine, which lies behind the virtual size, is never looked at. At most 32 MiB.
+ * - A reader's L1 holds as many entries as the virtual size needs, no more; a writer's all
+ *   that the header counts, for it may grow into them, keep them where L1 moves, and free
+ *   what they name. At most 32 MiB. State of a saved virtual machine, which lies behind the
+ *   virtual size, is never looked up.
  * - What the check at open let through is decoded again at each lookup, by the same
  *   qcow2_entry_decode: the open may have stopped at its bound, and the file may have
  *   changed since. An entry that fails is -EIO for its own offset only.

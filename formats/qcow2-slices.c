@@ -14,8 +14,8 @@
  * - `generation` changes whenever the disk changed under an offset that may not be cached,
  *   so whoever read without the lock can tell that what it has may be old (fill).
  * - A slice stays where it is until the lock is let go or the next get or fill.
- * - There are more than `max` slices only while so many are dirty; who makes slices dirty
- *   has them written in time (qcow2-alloc.c).
+ * - There are more than `max` slices only where so many were dirty, and until the next
+ *   batch has ended; who makes slices dirty has them written in time (qcow2-writer.c).
  */
 #include "formats/qcow2-internal.h"
 
@@ -245,6 +245,19 @@ int qcow2_batch_write(const qcow2_batch *batch, int fd)
     return error;
 }
 
+/* What is clean goes until there are as many as there may be. */
+static void shrink(qcow2_slices *s)
+{
+    for (guint i = s->all->len; i-- > 0 && s->all->len > s->max;) {
+        qcow2_slice *slice = s->all->pdata[i];
+        if (slice->dirty || slice->writing > 0)
+            continue;
+        unhash(s, slice);
+        g_ptr_array_remove_index_fast(s->all, i);
+        s->hand = 0;
+    }
+}
+
 void qcow2_batch_end(qcow2_batch *batch, qcow2_slices *s, bool stable)
 {
     s->generation += batch->count > 0;
@@ -256,6 +269,7 @@ void qcow2_batch_end(qcow2_batch *batch, qcow2_slices *s, bool stable)
             s->n_dirty++;
         }
     }
+    shrink(s);
     g_free(batch->slices);
     g_free(batch->copies);
     g_free(batch);
