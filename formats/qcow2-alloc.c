@@ -23,12 +23,14 @@
  *     that covers the entry that named it being gone.
  * I6. Where a table moves (L1, refcount table), the header names the new place after a sync
  *     that covers it, in one sector, and the old place is free after a sync of that.
- * I7. No table is written, and no cluster given out or written in place, where `overlap`
- *     or the fixed ranges say that something else lies; a contradiction sets the corrupt
- *     bit and ends all writing.
+ * I7. No table is written, and no cluster given out, written in place, freed or punched,
+ *     where `overlap` or the fixed ranges say that something else lies, nor what COPIED calls
+ *     ours and nobody counts; a contradiction sets the corrupt bit and ends all writing. (In a
+ *     data file there is nothing else, and nothing is counted.)
  * I8. After a failed sync nothing is written any more: the kernel has marked pages clean
- *     that it did not write, so what the disk holds is not known. After a failed write all
- *     that it carried is dirty again, and the next flush carries it.
+ *     that it did not write, so what the disk holds is not known. That is so of the header's
+ *     syncs before the first change too, and of those when a table moves or the size changes.
+ *     After a failed write all that it carried is dirty again, and the next flush carries it.
  *
  * So a flush copies at one moment, under the lock, all that is dirty (the cut, which is
  * consistent in itself), and then needs
@@ -385,6 +387,31 @@ void qcow2_alloc_reclaim(qcow2_writer *w, GArray *unlinked)
     pthread_mutex_unlock(&w->map->lock);
 }
 
+/* ---- COPIED ----------------------------------------------------------------------------------- */
+
+/* The flag is what a table says, the refcount is what counts. More than one: what is there may
+ * be another's, and is written elsewhere as if there were no flag. None: I7. */
+static int check_copied(qcow2_writer *w, uint64_t offset, bool *copied)
+{
+    uint64_t count;
+    if (!*copied)
+        return 0;
+    int error =
+        qcow2_refcounts_get(&w->refcounts, offset >> w->map->layout.cluster_bits, &count);
+    if (!error && count == 0)
+        error = qcow2_writer_corrupt(w);
+    *copied = count == 1;
+    return error;
+}
+
+int qcow2_alloc_get_entry(qcow2_writer *w, uint64_t guest, qcow2_entry *ret_entry)
+{
+    int error = qcow2_map_get(w->map, guest, ret_entry);
+    if (error || w->external || !ret_entry->has_host)
+        return error;
+    return check_copied(w, ret_entry->host_offset, &ret_entry->copied);
+}
+
 /* ---- L2 tables ------------------------------------------------------------------------------ */
 
 static void set_l1(qcow2_writer *w, uint64_t index, uint64_t offset)
@@ -419,9 +446,11 @@ int qcow2_alloc_l2(qcow2_writer *w, uint64_t guest)
     if (index >= w->map->l1_entries ||
         qcow2_l1_decode(&w->map->layout, w->map->l1[index], &old))
         return -EIO;
-    if (old && (w->map->l1[index] & QCOW2_FLAG_COPIED))
-        return 0;
-    int error = qcow2_alloc_clusters(w, 1, &run, &fresh);
+    bool copied = old && (w->map->l1[index] & QCOW2_FLAG_COPIED);
+    int error = check_copied(w, old, &copied);
+    if (error || copied)
+        return error;
+    error = qcow2_alloc_clusters(w, 1, &run, &fresh);
     if (error)
         return error;
     cluster = run.cluster;

@@ -2,8 +2,9 @@
  * qcow2-write.c: a guest's write.
  *
  * Each cluster that a write touches is of one of three kinds:
- *   in place    its host cluster is ours alone (COPIED) and all that is touched of it is
- *               allocated: bytes are written, no table changes
+ *   in place    its host cluster is ours alone (COPIED and a refcount of 1, which costs next to
+ *               nothing: a slice counts more clusters than one of L2 maps) and all that is
+ *               touched of it is allocated: bytes are written, no table changes
  *   same host   ours alone, but what is touched was zero or unallocated: bytes are written,
  *               then the entry says so
  *   new host    unallocated, shared with a snapshot, or compressed: a new host cluster is
@@ -166,7 +167,7 @@ static int scan_entries(request *r, size_t *ret_others)
     *ret_others = 0;
     for (uint64_t guest = cluster_start(r, r->offset); guest < r->end; guest += size) {
         qcow2_entry entry;
-        int error = qcow2_map_get(r->w->map, guest, &entry);
+        int error = qcow2_alloc_get_entry(r->w, guest, &entry);
         if (error)
             return error;
         if (!is_in_place(&entry, touched_subclusters(r, guest))) {
@@ -235,7 +236,7 @@ static int plan_place(request *r, supply *s, uint64_t guest)
     qcow2_entry entry;
     placement *place = &r->change->places[r->change->n_places];
     uint32_t touched = touched_subclusters(r, guest);
-    int error = qcow2_map_get(w->map, guest, &entry);
+    int error = qcow2_alloc_get_entry(w, guest, &entry);
     if (error || is_in_place(&entry, touched))
         return error;
     error = qcow2_alloc_l2(w, guest);

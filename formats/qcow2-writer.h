@@ -4,9 +4,14 @@
  *
  * Locks, in the order in which they are taken
  *   flush_lock    one flush at a time; held from its first step to its last
- *   map->lock     all tables and everything below that is not said to be otherwise; never
- *                 held while data is read or written, but for a metadata block that is
- *                 missing, and while tables are moved (rare)
+ *   map->lock     all tables and everything below that is not said to be otherwise. Never
+ *                 held while data is read or written, nor while a flush writes or syncs. What
+ *                 does happen under it: a slice that a change needs is read; the file is
+ *                 made longer (in steps); a new L2 table or refcount block is cleared where it
+ *                 is not fresh, a shared L2 table copied; a cluster that was discarded in
+ *                 part is punched in a data file; the header is changed and synced, before
+ *                 the first change, by a resize, where the image turns out to be corrupt; a
+ *                 larger refcount table is written and synced
  *   decode_lock   shared: a compressed cluster is looked up and read; exclusive, for a
  *                 moment and without map->lock: none is any more
  *
@@ -183,6 +188,8 @@ void qcow2_alloc_unlink(qcow2_writer *w, uint64_t offset, uint64_t length,
 void qcow2_alloc_reclaim(qcow2_writer *w, GArray *unlinked);
 /* The L2 table of the cluster at `guest` can be changed from here on. */
 int qcow2_alloc_l2(qcow2_writer *w, uint64_t guest);
+/* As qcow2_map_get, for whoever is going to write: `copied` only if its refcount is 1. */
+int qcow2_alloc_get_entry(qcow2_writer *w, uint64_t guest, qcow2_entry *ret_entry);
 /* The file (the data file) reaches to `end`. */
 int qcow2_alloc_extend(qcow2_writer *w, uint64_t end);
 int qcow2_alloc_extend_data(qcow2_writer *w, uint64_t end);

@@ -248,6 +248,83 @@ Test(qcow2_review, clusters_of_a_snapshot_cause_no_early_flush)
     g_close(fd, NULL);
 }
 
+/* COPIED, but counted twice, as a crash of others may leave it: not written in place. */
+Test(qcow2_review, COPIED_is_believed_only_of_a_refcount_of_1)
+{
+    make("create; io $i 'write -P 1 0 128k'");
+    uint64_t l1 = word_at(word_at(40)), l2 = l1 & ~COPIED_BIT;
+    uint64_t data = word_at(l2) & ~COPIED_BIT, block = word_at(word_at(48));
+    cr_assert(word_at(l2) & COPIED_BIT);
+    patch(block + data / (64 * KIB) * 2, "\0\2", 2);
+    image *im = open_written();
+    write_pattern(im, 4096, 512, 1);
+    cr_assert_neq(host_of(im, 0), data);
+    cr_assert_eq(image_flush(im), 0);
+    assert_pattern(im, 4096, 512, 1);
+    image_close(im);
+    cr_assert_eq(word_at(data + 4096), 0x0101010101010101);
+
+    patch(block + (l2 / (64 * KIB)) * 2, "\0\2", 2);
+    im = open_written();
+    write_pattern(im, MIB, 512, 2);
+    image_close(im);
+    cr_assert_neq(word_at(word_at(40)), l1);
+    assert_header();
+
+    data = word_at((word_at(word_at(40)) & ~COPIED_BIT) + 8) & ~COPIED_BIT;
+    patch(block + data / (64 * KIB) * 2, "\0\0", 2);
+    im = open_written();
+    g_autofree uint8_t *buf = g_malloc0(4096);
+    cr_assert_eq(image_write(im, buf, 64 * KIB, 4096), -EIO);
+    image_close(im);
+    cr_assert(word_at(72) & 2, "not marked corrupt");
+}
+
+/* The free cluster lies behind more slices than are looked at under the lock. */
+Test(qcow2_review, free_cluster_is_found_far_away)
+{
+    make("create -o cluster_size=512,preallocation=metadata; io $i 'write -P 1 0 3M' "
+         "'discard 2M 512'");
+    uint64_t end = (uint64_t)file_stat().st_size;
+    g_autofree char *path = support_path("%s", file);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    image *im = open_written();
+    crash_watch(fd);
+    cr_assert_eq(image_discard(im, 3 * MIB, 512), 0);
+    crash_set_fault((crash_fault){.kinds = CRASH_READ, .at = 7, .error = EIO});
+    g_autofree uint8_t *buf = g_malloc0(512);
+    cr_assert_eq(image_write(im, buf, 2 * MIB, 512), -EIO);
+    cr_assert_eq(crash_fault_hits(), 1);
+    crash_reset();
+    write_pattern(im, 2 * MIB, 512, 1);
+    cr_assert_lt(host_of(im, 2 * MIB), end);
+    close_clean(im);
+    g_close(fd, NULL);
+}
+
+/* Writes change the file; what was decompressed stays for a moment all the same. */
+Test(qcow2_review, decompressed_clusters_stay_while_others_are_written)
+{
+    make("s=2M; compress -o cluster_size=64k");
+    g_autofree char *path = support_path("%s", file);
+    g_autofree uint8_t *buf = g_malloc(4096);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    image *im = open_written();
+    crash_watch(fd);
+    bool kept = false;
+    for (unsigned i = 0; i < 100 && !kept; i++) {
+        cr_assert_eq(image_read(im, buf, MIB, 4096), 0);
+        write_pattern(im, 64 * KIB, 4096, i);
+        crash_set_fault((crash_fault){.kinds = CRASH_READ, .at = 1, .error = EIO});
+        kept = image_read(im, buf, MIB, 4096) == 0 && crash_fault_hits() == 0;
+        crash_set_fault((crash_fault){0});
+    }
+    cr_assert(kept);
+    crash_reset();
+    close_clean(im);
+    g_close(fd, NULL);
+}
+
 /* A data file is punched in as few calls as there are runs, not under the lock. */
 Test(qcow2_review, neighbours_in_a_data_file_are_punched_at_once)
 {
