@@ -10,6 +10,7 @@
  *   disk-change.c   who took a change, who is out because of it
  *   disk-explain.c  who holds what
  *   disk-state.c    what is remembered, tied to the replicas
+ *   disk-admit.c    whether enough replicas are in sync to be opened
  *   disk-reconcile.c  regions that a crash left different
  *   resync.c        a stale replica catches up
  *   disk-worker.c   the thread that does so
@@ -64,6 +65,7 @@ struct disk {
     bool read_only_wanted;
     bool writable;
     char *read_only_reason;
+    char *degraded_reason;
     path_policy *policy;
     journal *journal; /* borrowed; may be NULL */
     disk_replica *replicas;
@@ -206,7 +208,11 @@ int disk_flush_locked(disk *d);
 
 /* Compares the replicas with what is recorded in `dir`; NULL: nothing is remembered. */
 bool disk_state_open(disk *d, const char *dir, GError **error);
-/* Before the first write of all. */
+/* disk-admit.c: whether the replicas in sync are enough (disk_open). *ret_whole: a quorum
+ * everywhere; if not, the disk is not to be written to. */
+bool disk_admit(disk *d, const disk_options *options, bool *ret_whole, GError **error);
+
+/* disk-state.c: before the first write of all. */
 bool disk_state_begin(disk *d, GError **error);
 /* Durable: the state that replica i has now. 0 or -errno. */
 int disk_state_record(disk *d, unsigned i);

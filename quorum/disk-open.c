@@ -260,9 +260,22 @@ static void disk_free(disk *d, bool flushed)
     g_mutex_clear(&d->state_lock);
     g_cond_clear(&d->recorded);
     g_free(d->read_only_reason);
+    g_free(d->degraded_reason);
     g_free(d->name);
     g_free(d->file);
     g_free(d);
+}
+
+/* What is recorded of the replicas, and what follows from it. */
+static bool open_state(disk *d, const disk_options *options, GError **error)
+{
+    bool whole;
+    if (!disk_state_open(d, options->state_dir, error) ||
+        !disk_admit(d, options, &whole, error))
+        return false;
+    if (!whole && d->writable)
+        return reopen_read_only(d, options, error) && check_chains(d, error);
+    return disk_state_begin(d, error);
 }
 
 disk *disk_open(const disk_options *options, journal *records, GError **error)
@@ -272,8 +285,7 @@ disk *disk_open(const disk_options *options, journal *records, GError **error)
     disk *d = disk_new(options, records);
     d->policy = make_policy(options, error);
     if (d->policy && open_chains(d, options, error) && check_chains(d, error) &&
-        disk_state_open(d, options->state_dir, error) && disk_state_begin(d, error) &&
-        begin_writing(d, options, error)) {
+        open_state(d, options, error) && begin_writing(d, options, error)) {
         if (!d->writable)
             disk_state_end(d);
         disk_worker_start(d);

@@ -7,7 +7,7 @@
  *   behind our back) it is void: that is journalled, and the disk starts as on a first mount.
  * - A replica that alone was changed is stale as a whole, and so is one that was out when the
  *   disk was closed: what a failed flush lost is not known (W4).
- * - If some byte then has fewer voters than the threshold, the disk is not opened.
+ * - Whether the disk may then be opened is disk-admit.c's.
  */
 #include "quorum/disk-internal.h"
 #include <errno.h>
@@ -157,27 +157,6 @@ static void load_replicas(disk *d, uint64_t foreign)
             journal_foreign(d, i);
 }
 
-static bool check_voters(disk *d, GError **error)
-{
-    g_autoptr(GString) stale = g_string_new(NULL);
-    g_mutex_lock(&d->state_lock);
-    bool enough = disk_quorum_everywhere(d, disk_takers(d), 0, MAX(1, disk_size(d)));
-    g_mutex_unlock(&d->state_lock);
-    if (enough)
-        return true;
-    for (unsigned i = 0; i < d->n; i++)
-        if (d->replicas[i].state != REPLICA_IN_SYNC)
-            g_string_append_printf(stale, "%s'%s'", stale->len ? ", " : "",
-                                   d->replicas[i].name);
-    g_set_error(
-        error, DISK_ERROR, DISK_ERROR_STALE,
-        "too few replicas are in sync for a threshold of %u: %s missed changes, or "
-        "changed while they were not mounted (copy a good one over each, or mount "
-        "with -o state-dir= of a new directory to trust them all)",
-        d->threshold, stale->str);
-    return false;
-}
-
 /* A disk that is only read has nothing to remember that is not recorded already. */
 static bool has_record(const disk *d, const char *dir)
 {
@@ -199,7 +178,7 @@ bool disk_state_open(disk *d, const char *dir, GError **error)
         foreign = 0;
     }
     load_replicas(d, foreign);
-    return check_voters(d, error);
+    return true;
 }
 
 /* ---- Changing --------------------------------------------------------------------------- */

@@ -40,6 +40,11 @@ const char *disk_read_only_reason(const disk *d)
     return d->read_only_reason;
 }
 
+const char *disk_degraded_reason(const disk *d)
+{
+    return d->degraded_reason;
+}
+
 chain *disk_chain(disk *d, unsigned i)
 {
     return d->replicas[i].chain;

@@ -46,6 +46,9 @@ typedef struct disk_options {
     bool read_only;
     unsigned timeout_ms;   /* for decoder helpers; 0: default */
     char *state_dir;       /* where state is kept across restarts; NULL: nowhere */
+    unsigned min_replicas; /* wholly in sync when it is opened; 0: any number */
+    bool degraded_warn;    /* fewer than min_replicas: opened all the same */
+    bool force;            /* see disk_open */
     GPtrArray *replicas;   /* of replica_options*, freed with it */
     GPtrArray *allow_dirs; /* of char*, freed with it */
 } disk_options;
@@ -56,7 +59,15 @@ typedef struct disk disk;
 
 /* Opens all replicas (O1 to O3, O5), compares their sizes, checks the threshold. `options`
  * is only read; `journal` (may be NULL: nothing is recorded) must outlive the disk.
- * Error texts of QEMU for the threshold. Messages about a replica start "replica 'b': ". */
+ * Error texts of QEMU for the threshold. Messages about a replica start "replica 'b': ".
+ *
+ * By what is recorded in state_dir, and DISK_ERROR_STALE where it says no:
+ * - Somewhere fewer replicas than the threshold are current: refused. With `force` it is
+ *   opened read-only: nothing that is recorded changes, no replica gets a vote that it does
+ *   not have, and what lacks voters is EIO.
+ * - Everywhere a quorum, but fewer than min_replicas are in sync on all of the disk: refused.
+ *   With degraded_warn or `force` it is opened as it is. Those that are stale catch up.
+ * What was let pass is in disk_degraded_reason. */
 disk *disk_open(const disk_options *options, journal *journal, GError **error);
 /* Flushes, then frees. No request may be running. NULL is allowed. Returns what the last
  * flush returned. */
@@ -71,6 +82,9 @@ bool disk_writable(const disk *d);
 /* One line for people: why a disk that should be writable is not; NULL if it is, or if
  * read-only was asked for. */
 const char *disk_read_only_reason(const disk *d);
+/* One line for people: what disk_open let pass because of degraded_warn or force; NULL:
+ * nothing. */
+const char *disk_degraded_reason(const disk *d);
 /* Replica i's chain; borrowed. */
 chain *disk_chain(disk *d, unsigned i);
 
