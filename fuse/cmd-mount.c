@@ -49,6 +49,8 @@ static int mount_words(mount_config *config, GPtrArray *words, const char *forma
     config->foreground |= config->debug;
     if (config->read_only)
         config_make_read_only(config);
+    if (config->force)
+        config_make_forced(config);
     return dry_run ? CLI_OK : daemon_mount(config);
 }
 
@@ -65,6 +67,7 @@ int cmd_mount(int argc, char **argv)
         {.name = "foreground", .letter = 'f', .flag = &config->foreground},
         {.name = "debug", .letter = 'd', .flag = &config->debug},
         {.letter = 's', .flag = &config->single_thread},
+        {.name = "force", .flag = &config->force},
         {.letter = 'o', .values = mount_options},
         {0},
     };

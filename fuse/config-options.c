@@ -31,6 +31,13 @@ static bool set_rw(mount_config *config, const char *value G_GNUC_UNUSED,
     return true;
 }
 
+static bool set_force(mount_config *config, const char *value G_GNUC_UNUSED,
+                      GError **error G_GNUC_UNUSED)
+{
+    config->force = true;
+    return true;
+}
+
 static bool refuse_remount(mount_config *config G_GNUC_UNUSED,
                            const char *value G_GNUC_UNUSED, GError **error)
 {
@@ -126,6 +133,7 @@ static const struct {
 } rows[] = {
     {"ro", set_ro, false},
     {"rw", set_rw, false},
+    {"force", set_force, false},
     {"remount", refuse_remount, false},
     {"allow_other", set_allow_other, false},
     {"state-dir=", set_state_dir, false},

@@ -97,7 +97,8 @@ static bool set_min_replicas(disk_options *d, const setting_value *v, GError **e
     if (count > d->replicas->len)
         return refuse(error, CONFIG_ERROR_USAGE, v, "there are only %u replicas",
                       d->replicas->len);
-    return count == d->replicas->len || unavailable(error, v);
+    d->min_replicas = count;
+    return true;
 }
 
 static bool set_decoder(disk_options *d, const setting_value *v, GError **error)
@@ -128,11 +129,11 @@ static bool set_read_pattern(disk_options *d G_GNUC_UNUSED, const setting_value 
     return check_word(v, "quorum", later, error);
 }
 
-static bool set_degraded(disk_options *d G_GNUC_UNUSED, const setting_value *v,
-                         GError **error)
+static bool set_degraded(disk_options *d, const setting_value *v, GError **error)
 {
-    static const char *const later[] = {"warn", NULL};
-    return check_word(v, "refuse", later, error);
+    d->degraded_warn = strcmp(v->text, "warn") == 0;
+    return d->degraded_warn || strcmp(v->text, "refuse") == 0 ||
+           refuse(error, CONFIG_ERROR_USAGE, v, "unknown value (refuse or warn)");
 }
 
 static bool set_blkverify(disk_options *d G_GNUC_UNUSED, const setting_value *v,

@@ -39,6 +39,13 @@ void config_make_read_only(mount_config *config)
         ((disk_options *)g_ptr_array_index(config->disks, i))->read_only = true;
 }
 
+void config_make_forced(mount_config *config)
+{
+    config->force = true;
+    for (guint i = 0; i < config->disks->len; i++)
+        ((disk_options *)g_ptr_array_index(config->disks, i))->force = true;
+}
+
 /* Insertions, deletions, replacements and swaps of neighbours that make `b` of `a`, the
  * last three rows of the table at a time. Both words are at most NEAREST_WORD_MAX. */
 static unsigned edit_distance(const char *a, const char *b)

@@ -31,6 +31,7 @@ typedef struct mount_config {
     config_cache cache;
     bool foreground, debug, single_thread;
     bool read_only; /* -o ro; of no effect before config_make_read_only */
+    bool force;     /* --force, -o force; of no effect before config_make_forced */
     bool allow_other;
     bool has_uid, has_gid, has_umask;
     uid_t uid;
@@ -56,6 +57,9 @@ bool config_apply_options(mount_config *config, const char *options, GError **er
 
 /* All disks of it, whatever -o and the keyfile say. */
 void config_make_read_only(mount_config *config);
+
+/* All disks of it. That is for one mount, so no file can say it. */
+void config_make_forced(mount_config *config);
 
 /* Reads a keyfile. Messages: "FILE: [disk vm1]: unknown key 'treshold' (did you mean
  * 'threshold'?)". Relative sources are relative to the file's directory. */

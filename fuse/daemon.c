@@ -152,10 +152,13 @@ static bool open_disks(daemon_state *s, GError **error)
 }
 
 /* Said when all is mounted: a mount that failed has one line. */
-static void print_read_only(const daemon_state *s)
+static void print_reservations(const daemon_state *s)
 {
     for (unsigned i = 0; i < s->context.disks->len; i++) {
         disk *d = s->context.disks->pdata[i];
+        const char *degraded = disk_degraded_reason(d);
+        if (degraded)
+            cli_error("disk '%s' is degraded: %s", disk_name(d), degraded);
         const char *why = disk_read_only_reason(d);
         if (why)
             cli_error("disk '%s' is read-only: %s", disk_name(d), why);
@@ -331,7 +334,7 @@ static int run(const mount_config *config, int ready_fd, const GArray *inherited
         cli_error("%s", error->message);
     int result = 0;
     if (opened) {
-        print_read_only(&s);
+        print_reservations(&s);
         if (config->foreground || isatty(STDOUT_FILENO))
             print_usage(&s);
         if (ready_fd >= 0 && !release_shell(ready_fd, inherited))

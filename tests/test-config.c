@@ -274,7 +274,7 @@ Test(options, what_others_put_there_is_accepted)
         "user=alice",
         "suid,dev,exec,async,relatime,strictatime,lazytime,nodiratime",
         "subtype=quorumfs",
-        "on-divergence=log,read-pattern=quorum,degraded=refuse,min-replicas=3",
+        "on-divergence=log,read-pattern=quorum",
     };
     for (size_t i = 0; i < G_N_ELEMENTS(words); i++) {
         mount_config *config = three_images();
@@ -285,6 +285,21 @@ Test(options, what_others_put_there_is_accepted)
         cr_assert(!config->read_only);
         mount_config_free(config);
     }
+}
+
+Test(options, a_degraded_disk_is_refused_unless_it_is_said_otherwise)
+{
+    mount_config *config = three_images();
+    const disk_options *d = g_ptr_array_index(config->disks, 0);
+    cr_assert(!d->degraded_warn && !d->force && d->min_replicas == 0);
+    cr_assert(config_apply_options(config, "min-replicas=2,degraded=warn,force", NULL));
+    cr_assert(d->degraded_warn && d->min_replicas == 2);
+    cr_assert(config->force && !d->force);
+    config_make_forced(config);
+    cr_assert(d->force);
+    cr_assert(config_apply_options(config, "degraded=refuse", NULL));
+    cr_assert(!d->degraded_warn); /* the last one counts */
+    mount_config_free(config);
 }
 
 Test(options, libfuse_gets_its_own_as_written)
@@ -354,14 +369,16 @@ Test(options, refused)
         {"replica-timeout=soon", CONFIG_ERROR_USAGE, "not a time"},
         {"subtype=other", CONFIG_ERROR_USAGE, "quorumfs"},
         {"min-replicas=4", CONFIG_ERROR_USAGE, "only 3 replicas"},
+        {"min-replicas=0", CONFIG_ERROR_USAGE, "expects a value >= 1"},
+        {"degraded=maybe", CONFIG_ERROR_USAGE, "refuse or warn"},
+        {"force=1", CONFIG_ERROR_USAGE, "'force' takes no value"},
+        {"forse", CONFIG_ERROR_USAGE, "(did you mean 'force'?)"},
         {"on-divergence=maybe", CONFIG_ERROR_USAGE, "unknown value"},
         {"on-divergence=repair", CONFIG_ERROR_UNAVAILABLE,
          "on-divergence=repair is not available in this version"},
         {"blkverify", CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
         {"read-pattern=fifo", CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
         {"read-pattern=rotate", CONFIG_ERROR_UNAVAILABLE, "not available"},
-        {"degraded=warn", CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
-        {"min-replicas=2", CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
         mount_config *config = three_images();

@@ -50,6 +50,7 @@ Test(keyfile, fills_disks_and_replicas_in_order)
                                 "threshold=1\n"
                                 "on-divergence=log\n"
                                 "min-replicas=2\n"
+                                "degraded=warn\n"
                                 "decoder=both\n"
                                 "read-pattern=quorum\n"
                                 "read-only=true\n"
@@ -73,6 +74,7 @@ Test(keyfile, fills_disks_and_replicas_in_order)
     cr_assert_str_eq(one->name, "vm1");
     cr_assert_str_eq(one->file, "one.img");
     cr_assert_eq(one->threshold, 1u);
+    cr_assert(one->min_replicas == 2 && one->degraded_warn);
     cr_assert_eq((int)one->decoder, (int)CHAIN_DECODER_BOTH);
     cr_assert(one->read_only && !two->read_only);
     cr_assert_eq(one->timeout_ms, 500u);
@@ -209,8 +211,13 @@ Test(keyfile, what_is_not_built_is_refused_by_name)
                    "on-divergence=repair is not available in this version");
     assert_refused(DISK "read-pattern=fifo\n" REPLICA, CONFIG_ERROR_UNAVAILABLE,
                    "not available in this version");
-    assert_refused(DISK "min-replicas=1\n" REPLICA "[replica vm1/b]\nsource=/b.raw\n",
-                   CONFIG_ERROR_UNAVAILABLE, "min-replicas=1 is not available");
+}
+
+/* Force is for the one mount that somebody looks at. */
+Test(keyfile, O5_a_file_cannot_force)
+{
+    assert_refused(DISK "force=true\n" REPLICA, CONFIG_ERROR_INVALID,
+                   "unknown key 'force'");
 }
 
 Test(keyfile, lines_that_are_none)
