@@ -110,6 +110,15 @@ static int vote_results(const disk *d, const disk_change *change)
     return r;
 }
 
+/* It was out when the change asked who takes it, and caught up before the change ended: with
+ * all but this one. */
+static bool fell_between(const disk_change *change, const disk_replica *replica,
+                         unsigned i)
+{
+    return change->length > 0 && !disk_has_bit(change->asked, i) &&
+           replica->state == REPLICA_IN_SYNC;
+}
+
 /* The result for the guest, who has changed state, and who has missed the change. */
 static int decide(disk *d, const disk_change *change, uint64_t failed,
                   disk_outcome *ret_outcome)
@@ -122,7 +131,7 @@ static int decide(disk *d, const disk_change *change, uint64_t failed,
     for (unsigned i = 0; i < d->n; i++) {
         const disk_replica *replica = &d->replicas[i];
         bool took = disk_has_bit(change->asked & ~failed, i);
-        if (disk_has_bit(losing, i)) {
+        if (disk_has_bit(losing, i) || fell_between(change, replica, i)) {
             ret_outcome->from[i] = replica->state;
             if (replica_transition(d, i, change->event))
                 ret_outcome->moved |= UINT64_C(1) << i;
@@ -181,8 +190,9 @@ static void record_moved(disk *d, const disk_change *change, const disk_outcome 
 {
     for (unsigned i = 0; i < d->n; i++)
         if (disk_has_bit(outcome->moved, i))
-            journal_state(d, change, i, change->results[i], outcome->from[i],
-                          replica_state_after(outcome->from[i], change->event));
+            journal_state(
+                d, change, i, disk_has_bit(change->asked, i) ? change->results[i] : 0,
+                outcome->from[i], replica_state_after(outcome->from[i], change->event));
     if (d->journal)
         journal_sync(d->journal);
     g_mutex_lock(&d->state_lock);
@@ -280,7 +290,8 @@ static int remember(disk *d, const disk_change *change, const disk_outcome *outc
             r = disk_state_record(d, i);
         result = result ? result : r;
     }
-    return result;
+    bool flush = change->event == REPLICA_EVENT_FLUSH_FAILED;
+    return result || !flush || !d->session ? result : state_settle(d->store);
 }
 
 /* `out` holds what must not win: no vote there any more. */

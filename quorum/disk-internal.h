@@ -81,8 +81,10 @@ struct disk {
     uint64_t unrecorded; /* under state_lock: who is out, and the journal is not synced */
     GCond recorded;      /* unrecorded has lost a bit */
 
-    state *store; /* NULL: nothing is remembered */
-    bool session; /* the store is written to: the disk is */
+    GMutex
+        record_lock; /* before state_lock: what is recorded of a replica is the newest */
+    state *store;    /* NULL: nothing is remembered */
+    bool session;    /* the store is written to: the disk is */
     disk_worker *worker;
 };
 
@@ -152,6 +154,11 @@ typedef struct disk_reading {
 /* Takes the range lock for all sectors that the range touches. */
 void disk_lock_sectors(disk *d, rangelock_held *held, uint64_t offset, uint64_t length,
                        rangelock_mode mode);
+/* The same for a request: of a range that is reconciled by then (W6). 0 or -errno: no lock. */
+int disk_lock_equal(disk *d, rangelock_held *held, uint64_t offset, uint64_t length,
+                    rangelock_mode mode);
+/* Keeps resizes away, and nothing else: shared, a byte that lies behind every disk. */
+void disk_lock_size(disk *d, rangelock_held *held);
 /* Whether the range lies within the disk. Under a range lock, or a resize may pass. */
 bool disk_has_range(disk *d, uint64_t offset, uint64_t length);
 
@@ -224,10 +231,10 @@ void disk_state_end(disk *d);
 /* The chains are closed. `flushed`: nothing that anybody wrote may be missing. */
 void disk_state_close(disk *d, bool flushed);
 
-/* disk-reconcile.c: before a request takes its range lock. There is a store. */
-int disk_reconcile(disk *d, uint64_t offset, uint64_t length);
-/* The region in which `offset` lies. */
+/* disk-reconcile.c: the region in which `offset` lies. No lock is held. */
 int disk_reconcile_region(disk *d, uint64_t offset);
+/* The first one at or after `offset`; false: none. */
+bool disk_next_unreconciled(disk *d, uint64_t offset, uint64_t *ret_offset);
 
 /* resync.c: copies some of what a replica missed. False: there is nothing to do now. */
 bool disk_resync_step(disk *d);

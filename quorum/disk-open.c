@@ -225,6 +225,7 @@ static disk *disk_new(const disk_options *options, journal *records)
     d->range_lock = rangelock_new();
     g_mutex_init(&d->state_lock);
     g_cond_init(&d->recorded);
+    g_mutex_init(&d->record_lock);
     d->replicas = g_new0(disk_replica, d->n);
     for (unsigned i = 0; i < d->n; i++) {
         d->replicas[i].name = g_strdup(nth(options, i)->name);
@@ -259,6 +260,7 @@ static void disk_free(disk *d, bool flushed)
     rangeset_clear(&d->no_quorum);
     g_mutex_clear(&d->state_lock);
     g_cond_clear(&d->recorded);
+    g_mutex_clear(&d->record_lock);
     g_free(d->read_only_reason);
     g_free(d->degraded_reason);
     g_free(d->name);

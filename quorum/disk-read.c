@@ -81,6 +81,11 @@ void disk_lock_sectors(disk *d, rangelock_held *held, uint64_t offset, uint64_t 
     rangelock_acquire(d->range_lock, held, start, length ? end - start : 0, mode);
 }
 
+void disk_lock_size(disk *d, rangelock_held *held)
+{
+    rangelock_acquire(d->range_lock, held, IMAGE_SIZE_MAX, 1, RANGELOCK_SHARED);
+}
+
 bool disk_has_range(disk *d, uint64_t offset, uint64_t length)
 {
     uint64_t size = atomic_load(&d->size);
@@ -213,12 +218,11 @@ int disk_read(disk *d, uint64_t offset, size_t length, const void **ret_data)
         return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
     }
     const uint8_t *data = NULL;
-    int unequal = d->session ? disk_reconcile(d, offset, length) : 0;
-    if (unequal < 0)
-        return unequal;
     rangelock_held held;
-    disk_lock_sectors(d, &held, offset, length, RANGELOCK_SHARED);
-    int r = read_locked(d, offset, length, &data);
+    int r = disk_lock_equal(d, &held, offset, length, RANGELOCK_SHARED);
+    if (r < 0)
+        return r;
+    r = read_locked(d, offset, length, &data);
     rangelock_release(d->range_lock, &held);
     *ret_data = data;
     return r;

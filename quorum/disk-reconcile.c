@@ -22,18 +22,17 @@ static unsigned first_read(const disk *d, const disk_reading *reading, size_t at
     return i;
 }
 
-/* Fills in the sectors of a range that nobody won. */
-static int take_first(const disk *d, const disk_reading *reading, const vote_range *range,
-                      uint8_t *out)
+/* Fills in the sectors of a range that nobody won. What nobody could read stays what it is:
+ * no read is given it, and the rest of the region is not to be lost with it. */
+static void take_first(const disk *d, const disk_reading *reading,
+                       const vote_range *range, uint8_t *out)
 {
     uint64_t end = range->offset + range->length;
     for (uint64_t at = range->offset; at < end; at += VOTE_SECTOR) {
         unsigned i = first_read(d, reading, at);
-        if (i == d->n)
-            return -EIO;
-        memcpy(out + at, reading->ballots[i].data + at, MIN(VOTE_SECTOR, end - at));
+        if (i < d->n)
+            memcpy(out + at, reading->ballots[i].data + at, MIN(VOTE_SECTOR, end - at));
     }
-    return 0;
 }
 
 /* Where replica i holds something else, or could not be read, it is written to. */
@@ -45,6 +44,8 @@ static int write_differing(disk *d, const disk_reading *reading, unsigned i,
         next = MIN(at + VOTE_SECTOR, reading->length);
         if (disk_sector_error(reading, i, at) == 0 &&
             memcmp(reading->ballots[i].data + at, out + at, next - at) == 0)
+            continue;
+        if (first_read(d, reading, at) == d->n)
             continue;
         result =
             chain_write(d->replicas[i].chain, out + at, reading->offset + at, next - at);
@@ -75,20 +76,19 @@ static int reconcile_piece(disk *d, uint64_t offset, uint64_t end, uint64_t *ret
     disk_gather(d, thread, voters, offset, (size_t)(*ret_end - offset), &reading);
     if (vote_unanimous(reading.ballots, d->n, disk_set_size(voters), reading.length))
         return 0;
-    int r = 0;
     uint8_t *out = disk_thread_joined(thread);
     disk_recover(d, &reading);
     disk_vote(d, &reading, out, &verdict);
-    for (unsigned k = 0; k < verdict.ranges->len && r == 0; k++) {
+    for (unsigned k = 0; k < verdict.ranges->len; k++) {
         const vote_range *range = &g_array_index(verdict.ranges, vote_range, k);
         if (!range->winners)
-            r = take_first(d, &reading, range, out);
+            take_first(d, &reading, range, out);
         disk_report_range(d, &reading, range, JOURNAL_RECONCILE, "reconcile",
-                          range->winners ? "the majority's bytes were kept"
-                                         : "the first replica's bytes were taken");
+                          range->winners     ? "the majority's bytes were kept"
+                          : !range->n_groups ? "no replica could be read"
+                                             : "the first replica's bytes were taken");
     }
-    if (r == 0)
-        r = spread(d, &reading, out);
+    int r = spread(d, &reading, out);
     disk_verdict_clear(&verdict);
     disk_reading_clear(&reading);
     return r;
@@ -107,27 +107,53 @@ static int reconcile_locked(disk *d, uint64_t offset, uint64_t end)
         r = disk_flush_locked(d);
     if (r == 0)
         state_reconciled(d->store, offset, end - offset);
+    if (r == 0 && state_is_unreconciled(d->store, offset, end - offset))
+        r = -EIO; /* what is recorded has another end: a resize failed */
     return r;
 }
 
 int disk_reconcile_region(disk *d, uint64_t offset)
 {
-    uint64_t region = state_intent_region(d->store);
-    uint64_t start = offset & ~(region - 1);
     rangelock_held held;
+    disk_lock_size(d, &held);
+    uint64_t region = state_intent_region(d->store);
+    rangelock_release(d->range_lock, &held);
+    uint64_t start = offset & ~(region - 1);
     rangelock_acquire(d->range_lock, &held, start, region, RANGELOCK_EXCLUSIVE);
-    int r = reconcile_locked(d, start, MIN(start + region, disk_size(d)));
+    uint64_t end = MIN(start + region, disk_size(d));
+    int r = start < end ? reconcile_locked(d, start, end) : 0;
     rangelock_release(d->range_lock, &held);
     return r;
 }
 
-int disk_reconcile(disk *d, uint64_t offset, uint64_t length)
+bool disk_next_unreconciled(disk *d, uint64_t offset, uint64_t *ret_offset)
 {
-    uint64_t at, run;
-    int r = 0;
-    while (r == 0 && length > 0 && disk_has_range(d, offset, length) &&
-           state_is_unreconciled(d->store, offset, length) &&
-           state_next_unreconciled(d->store, offset, &at, &run))
-        r = disk_reconcile_region(d, MAX(at, offset));
-    return r;
+    uint64_t length;
+    rangelock_held held;
+    disk_lock_size(d, &held);
+    bool found = state_next_unreconciled(d->store, offset, ret_offset, &length);
+    rangelock_release(d->range_lock, &held);
+    return found;
+}
+
+/* Asked under the lock: a resize may replace what is recorded. */
+static bool is_equal(disk *d, uint64_t offset, uint64_t length)
+{
+    return !d->session || !state_is_unreconciled(d->store, offset, length);
+}
+
+int disk_lock_equal(disk *d, rangelock_held *held, uint64_t offset, uint64_t length,
+                    rangelock_mode mode)
+{
+    disk_lock_sectors(d, held, offset, length, mode);
+    while (!is_equal(d, offset, length)) {
+        uint64_t at, run;
+        bool found = state_next_unreconciled(d->store, offset, &at, &run);
+        rangelock_release(d->range_lock, held);
+        int r = found ? disk_reconcile_region(d, at) : 0;
+        if (r < 0)
+            return r;
+        disk_lock_sectors(d, held, offset, length, mode);
+    }
+    return 0;
 }

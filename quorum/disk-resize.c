@@ -42,15 +42,27 @@ static bool everywhere(disk *d, uint64_t took)
     return enough;
 }
 
+/* Nobody has missed anything behind the end. */
+static void forget_behind(disk *d, uint64_t size)
+{
+    g_mutex_lock(&d->state_lock);
+    for (unsigned i = 0; i < d->n; i++)
+        rangeset_remove(&d->replicas[i].missed, size, UINT64_MAX - 1 - size);
+    g_mutex_unlock(&d->state_lock);
+}
+
+/* What is remembered covers the larger size while replicas are changed, so that who does
+ * not follow can be marked (W2). */
 static int resize_locked(disk *d, uint64_t size)
 {
     disk_change change;
     uint64_t old_size = atomic_load(&d->size), took = 0;
     int r = disk_change_begin(d, &change, "resize", 0, 0);
+    if (r == 0 && size != old_size)
+        r = resize_probe(d, change.asked, old_size);
+    if (r == 0)
+        r = disk_state_resize(d, MAX(size, old_size));
     if (r < 0 || size == old_size)
-        return r;
-    r = resize_probe(d, change.asked, old_size);
-    if (r < 0)
         return r;
     change.offset = MIN(size, old_size);
     change.length = MAX(size, old_size) - change.offset;
@@ -67,7 +79,9 @@ static int resize_locked(disk *d, uint64_t size)
         atomic_store(&d->size, size);
     change.event = REPLICA_EVENT_LOST;
     r = disk_change_finish(d, &change);
-    return r == 0 ? disk_state_resize(d, size) : r;
+    forget_behind(d, atomic_load(&d->size));
+    int forgotten = disk_state_resize(d, atomic_load(&d->size));
+    return r < 0 ? r : forgotten;
 }
 
 int disk_resize(disk *d, uint64_t size)

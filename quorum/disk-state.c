@@ -195,14 +195,16 @@ int disk_state_record(disk *d, unsigned i)
     state_replica recorded;
     if (!d->store)
         return 0;
+    g_mutex_lock(&d->record_lock);
     state_get_replica(d->store, i, &recorded);
     g_mutex_lock(&d->state_lock);
     state_replica_state now = recorded_states[d->replicas[i].state];
     g_mutex_unlock(&d->state_lock);
-    if (now == recorded.state)
-        return 0;
+    bool same = now == recorded.state;
     recorded.state = now;
-    return state_set_replica(d->store, i, &recorded);
+    int r = same ? 0 : state_set_replica(d->store, i, &recorded);
+    g_mutex_unlock(&d->record_lock);
+    return r;
 }
 
 /* Everything that is known to be stale is in the record before the first write. */
@@ -241,7 +243,7 @@ bool disk_state_begin(disk *d, GError **error)
 int disk_state_resize(disk *d, uint64_t size)
 {
     shape_names names;
-    if (!d->store)
+    if (!d->store || state_size(d->store) == size)
         return 0;
     fill_shape(d, size, &names);
     return state_reshape(d->store, &names.shape, NULL);
@@ -251,13 +253,14 @@ void disk_state_tidy(disk *d)
 {
     if (!d->session)
         return;
+    rangelock_held held;
+    disk_lock_size(d, &held); /* a collection is of this size */
     state_collection *collection = state_collect(d->store);
-    if (!collection)
-        return;
-    if (disk_flush(d) == 0 && atomic_load(&d->in_sync) == disk_all_replicas(d))
-        state_clear(d->store, collection);
-    else
-        state_collection_free(collection);
+    if (collection && disk_flush_locked(d) == 0 &&
+        atomic_load(&d->in_sync) == disk_all_replicas(d))
+        state_clear(d->store, g_steal_pointer(&collection));
+    state_collection_free(collection);
+    rangelock_release(d->range_lock, &held);
 }
 
 /* ---- Closing ---------------------------------------------------------------------------- */

@@ -30,11 +30,16 @@ static bool rest(disk_worker *worker, gint64 us)
     return !ends;
 }
 
+/* One that cannot be made equal now does not keep the worker from those behind it. */
 static bool reconcile_some(disk *d)
 {
-    uint64_t offset, length;
-    return state_next_unreconciled(d->store, 0, &offset, &length) &&
-           disk_reconcile_region(d, offset) == 0;
+    uint64_t offset, from = 0;
+    while (disk_next_unreconciled(d, from, &offset)) {
+        if (disk_reconcile_region(d, offset) == 0)
+            return true;
+        from = (offset | (state_intent_region(d->store) - 1)) + 1;
+    }
+    return false;
 }
 
 static uint64_t requests(disk *d)

@@ -69,12 +69,11 @@ int disk_write(disk *d, uint64_t offset, size_t length, const void *data)
     DISK_COUNT(d->write_bytes, length);
     if (length == 0)
         return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
-    int unequal = d->session ? disk_reconcile(d, offset, length) : 0;
-    if (unequal < 0)
-        return unequal;
     rangelock_held held;
-    disk_lock_sectors(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
-    int r = write_locked(d, offset, length, data);
+    int r = disk_lock_equal(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
+    if (r < 0)
+        return r;
+    r = write_locked(d, offset, length, data);
     rangelock_release(d->range_lock, &held);
     return r;
 }
@@ -106,12 +105,11 @@ static int clear_range(disk *d, uint64_t offset, uint64_t length, const char *op
     DISK_COUNT(d->writes, 1);
     if (length == 0)
         return disk_has_range(d, offset, 0) ? 0 : -EINVAL;
-    int unequal = d->session ? disk_reconcile(d, offset, length) : 0;
-    if (unequal < 0)
-        return unequal;
     rangelock_held held;
-    disk_lock_sectors(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
-    int r = clear_locked(d, offset, length, op, clear);
+    int r = disk_lock_equal(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
+    if (r < 0)
+        return r;
+    r = clear_locked(d, offset, length, op, clear);
     rangelock_release(d->range_lock, &held);
     return r;
 }
@@ -172,7 +170,7 @@ int disk_flush(disk *d)
         return 0;
     DISK_COUNT(d->flushes, 1);
     rangelock_held held;
-    rangelock_acquire(d->range_lock, &held, IMAGE_SIZE_MAX, 1, RANGELOCK_SHARED);
+    disk_lock_size(d, &held);
     int r = disk_flush_locked(d);
     rangelock_release(d->range_lock, &held);
     return r;

@@ -117,12 +117,11 @@ uint64_t disk_voter_run_locked(const disk *d, uint64_t offset, uint64_t end,
 
 uint64_t disk_voter_run(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end)
 {
-    uint64_t voters = atomic_load_explicit(&d->in_sync, memory_order_acquire);
     *ret_end = end;
     if (atomic_load_explicit(&d->partly, memory_order_acquire) == 0)
-        return voters;
+        return atomic_load_explicit(&d->in_sync, memory_order_acquire);
     g_mutex_lock(&d->state_lock);
-    voters = disk_voter_run_locked(d, offset, end, ret_end);
+    uint64_t voters = disk_voter_run_locked(d, offset, end, ret_end);
     g_mutex_unlock(&d->state_lock);
     return voters;
 }

@@ -57,9 +57,10 @@ static int copy_region(disk *d, unsigned i, uint64_t offset, uint64_t length)
 {
     rangelock_held held;
     rangelock_acquire(d->range_lock, &held, offset, length, RANGELOCK_EXCLUSIVE);
-    int r = copy_missed(d, i, offset, MIN(offset + length, disk_size(d)));
-    if (r == 0)
-        state_stale_copied(d->store, i, offset, length);
+    uint64_t end = MIN(offset + length, disk_size(d));
+    int r = copy_missed(d, i, offset, end);
+    if (r == 0 && end > offset)
+        state_stale_copied(d->store, i, offset, end - offset);
     rangelock_release(d->range_lock, &held);
     return r;
 }
@@ -78,12 +79,17 @@ static bool move(disk *d, unsigned i, replica_event event, int error)
     return moved;
 }
 
-/* Nothing is missed: on stable storage that is true after a flush. */
+/* Nothing is missed: on stable storage that is true after a flush. One that fails is not
+ * tried again, or it would succeed without what it lost (W4). */
 static int finish(disk *d, unsigned i)
 {
     int r = chain_flush(d->replicas[i].chain);
-    if (r == 0)
-        r = state_stale_clear(d->store, i);
+    if (r < 0) {
+        move(d, i, REPLICA_EVENT_FLUSH_FAILED, r);
+        disk_state_record(d, i);
+        return r;
+    }
+    r = state_stale_clear(d->store, i);
     if (r == 0 && move(d, i, REPLICA_EVENT_CAUGHT_UP, 0))
         r = disk_state_record(d, i);
     return r;
@@ -92,11 +98,15 @@ static int finish(disk *d, unsigned i)
 /* The first region that it missed something of. */
 static bool next_region(disk *d, unsigned i, uint64_t *ret_offset)
 {
+    rangelock_held held;
+    disk_lock_size(d, &held);
+    uint64_t region = state_stale_region(d->store);
+    rangelock_release(d->range_lock, &held);
     g_mutex_lock(&d->state_lock);
     const rangeset *missed = &d->replicas[i].missed;
     bool any = rangeset_count(missed) > 0;
     if (any)
-        *ret_offset = rangeset_get(missed, 0).start & ~(state_stale_region(d->store) - 1);
+        *ret_offset = rangeset_get(missed, 0).start & ~(region - 1);
     g_mutex_unlock(&d->state_lock);
     return any;
 }

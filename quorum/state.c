@@ -46,6 +46,23 @@ void state_set_id(state *s, uint8_t ret_id[16])
     memcpy(ret_id, s->facts.set_id, sizeof s->facts.set_id);
 }
 
+int state_settle(state *s)
+{
+    g_mutex_lock(&s->lock);
+    bool pending = s->facts_dirty || s->queue->len > 0 || s->running;
+    int result = pending ? state_commit(s) : 0;
+    g_mutex_unlock(&s->lock);
+    return result;
+}
+
+uint64_t state_size(state *s)
+{
+    g_mutex_lock(&s->lock);
+    uint64_t size = s->facts.size;
+    g_mutex_unlock(&s->lock);
+    return size;
+}
+
 uint64_t state_generation(state *s)
 {
     g_mutex_lock(&s->lock);

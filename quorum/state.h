@@ -84,6 +84,9 @@ state *state_open(const char *dir, const char *disk, const state_shape *shape,
 /* Moves what is there to DISK.state.void, and makes a new one. */
 state *state_reset(const char *dir, const char *disk, const state_shape *shape,
                    GError **error);
+/* Durable: whatever an earlier call failed to write. No I/O if there is nothing. */
+int state_settle(state *s);
+uint64_t state_size(state *s); /* the disk's, as recorded */
 /* Does not end the session. NULL is allowed. Returns what its last sync returned. */
 int state_close(state *s);
 

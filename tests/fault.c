@@ -159,6 +159,7 @@ static image_change *track(image_change *real, uint64_t offset, size_t length)
     return (image_change *)tracked;
 }
 
+int __real_chain_write(chain *c, const void *buf, uint64_t offset, size_t length);
 int __real_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
                                unsigned owner, io_list *list, image_change **ret_change);
 int __wrap_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
@@ -169,7 +170,7 @@ int __wrap_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_
     *ret_change = NULL;
     const fault *f = strike(c, FAULT_WRITE, offset, length);
     if (f && f->torn)
-        chain_write(c, buf, offset, MIN(f->torn, length));
+        __real_chain_write(c, buf, offset, MIN(f->torn, length));
     if (f)
         return -f->error;
     int r = __real_chain_prepare_write(c, buf, offset, length, owner, list, ret_change);
@@ -189,6 +190,21 @@ int __wrap_chain_finish_write(chain *c, image_change *change, int result)
     n_finished++;
     const fault *f = strike(c, FAULT_FINISH, tracked->offset, tracked->length);
     return __real_chain_finish_write(c, tracked->real, f ? -f->error : result);
+}
+
+int __wrap_chain_write(chain *c, const void *buf, uint64_t offset, size_t length);
+int __wrap_chain_write(chain *c, const void *buf, uint64_t offset, size_t length)
+{
+    const fault *f = strike(c, FAULT_WRITE, offset, length);
+    return f ? -f->error : __real_chain_write(c, buf, offset, length);
+}
+
+int __real_chain_flush(chain *c);
+int __wrap_chain_flush(chain *c);
+int __wrap_chain_flush(chain *c)
+{
+    const fault *f = strike(c, FAULT_FLUSH, 0, 0);
+    return f ? -f->error : __real_chain_flush(c);
 }
 
 int __real_chain_write_zeroes(chain *c, uint64_t offset, uint64_t length);

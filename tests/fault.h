@@ -13,13 +13,13 @@
 
 typedef enum fault_kind {
     FAULT_READ,   /* chain_prepare_read, chain_read */
-    FAULT_WRITE,  /* chain_prepare_write */
+    FAULT_WRITE,  /* chain_prepare_write, chain_write */
     FAULT_FINISH, /* chain_finish_write, as if the op had failed; with tracked changes */
     FAULT_CLEAR,  /* chain_write_zeroes, chain_discard */
     FAULT_RESIZE, /* chain_resize to another size; offset and length are ignored */
     FAULT_PROBE,  /* chain_resize to the present size, likewise */
     FAULT_BEGIN,  /* chain_begin_writing, likewise */
-    FAULT_FLUSH,  /* the first chain_flush_step; offset and length are ignored */
+    FAULT_FLUSH, /* chain_flush, the first chain_flush_step; offset, length are ignored */
 } fault_kind;
 
 typedef struct fault {

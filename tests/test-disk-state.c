@@ -6,7 +6,9 @@
 #include "tests/disk-rig.h"
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,11 +41,16 @@ static void must_open(set *s)
     s->rig->disk = s->disk;
 }
 
-static void set_init(set *s, unsigned n, unsigned threshold)
+static void set_init_size(set *s, unsigned n, unsigned threshold, uint64_t size)
 {
-    *s = (set){.rig = disk_rig_new(n, threshold, SIZE), .threshold = threshold};
+    *s = (set){.rig = disk_rig_new(n, threshold, size), .threshold = threshold};
     disk_close(g_steal_pointer(&s->rig->disk));
     must_open(s);
+}
+
+static void set_init(set *s, unsigned n, unsigned threshold)
+{
+    set_init_size(s, n, threshold, SIZE);
 }
 
 static void set_close(set *s)
@@ -173,6 +180,105 @@ Test(disk_state, W4_a_failed_flush_makes_the_replica_stale_as_a_whole)
     disk_rig_check_replicas(s.rig, 7);
 }
 
+static state_replica_state recorded_of(set *s, unsigned i)
+{
+    state_replica record;
+    state_get_replica(s->disk->store, i, &record);
+    return record.state;
+}
+
+/* A second fsync of the same file would succeed, without what the first one lost. */
+Test(disk_state, W4_a_flush_that_fails_after_a_resync_takes_the_replica_out)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_worker_stop(s.disk); /* its steps are made here */
+    disk_rig_fail(s.rig, 1, FAULT_WRITE, EIO, 0);
+    write_model(&s, 0, 4096, 5);
+    cr_assert(disk_resync_step(s.disk));
+    disk_rig_expect_state(s.rig, 1, REPLICA_RESYNCING);
+    disk_rig_fail(s.rig, 1, FAULT_FLUSH, EIO, 0);
+    cr_assert(disk_resync_step(s.disk));
+    disk_rig_expect_state(s.rig, 1, REPLICA_FAILED);
+    cr_assert_eq(recorded_of(&s, 1), STATE_FAILED);
+    set_close(&s);
+    disk_rig_corrupt(s.rig, 1, 0, SECTOR, 0xff); /* what it lost */
+    must_open(&s);
+    await_in_sync(&s);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+/* As when the file system of the state directory is full. */
+Test(disk_state, W4_no_flush_succeeds_before_it_is_recorded_who_failed_one)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_worker_stop(s.disk);
+    write_model(&s, 0, 4096, 5);
+    struct rlimit usual, none;
+    getrlimit(RLIMIT_FSIZE, &usual);
+    none = usual;
+    none.rlim_cur = 0;
+    signal(SIGXFSZ, SIG_IGN);
+    disk_rig_fail(s.rig, 0, FAULT_FLUSH, EIO, 0);
+    setrlimit(RLIMIT_FSIZE, &none);
+    int first = disk_flush(s.disk), second = disk_flush(s.disk);
+    setrlimit(RLIMIT_FSIZE, &usual);
+    cr_assert_eq(first, -EFBIG);
+    cr_assert_eq(second, -EFBIG);
+    cr_assert_eq(disk_flush(s.disk), 0);
+}
+
+/* ---- Resize ---- */
+
+Test(disk_state, W7_the_odd_end_of_a_disk_catches_up_for_good)
+{
+    g_auto(set) s;
+    set_init_size(&s, 3, 2, MIB + 3 * SECTOR);
+    disk_rig_fail(s.rig, 1, FAULT_WRITE, EIO, 0);
+    write_model(&s, MIB, 3 * SECTOR, 3);
+    set_close(&s);
+    must_open(&s);
+    await_in_sync(&s);
+    cr_assert_eq(state_stale_bytes(s.disk->store, 1), 0);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+Test(disk_state, W7_nothing_is_missed_behind_a_new_end)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_worker_stop(s.disk);
+    disk_rig_fail(s.rig, 1, FAULT_WRITE, EIO, 0);
+    write_model(&s, 3 * MIB, 4096, 3);
+    cr_assert_eq(disk_resize(s.disk, 2 * MIB), 0);
+    disk_rig_model_resize(s.rig, 2 * MIB);
+    cr_assert_eq(status_of(&s, 1).stale_bytes, 0);
+    cr_assert(disk_resync_step(s.disk));
+    disk_rig_expect_state(s.rig, 1, REPLICA_IN_SYNC);
+    cr_assert(!disk_resync_step(s.disk));
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+Test(disk_state, W2_a_resize_without_a_failed_replica_is_remembered)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_rig_fail(s.rig, 2, FAULT_RESIZE, ENOSPC, 0);
+    cr_assert_eq(disk_resize(s.disk, SIZE + MIB), 0);
+    disk_rig_model_resize(s.rig, SIZE + MIB);
+    cr_assert_eq(recorded_of(&s, 2), STATE_FAILED);
+    write_model(&s, SIZE, MIB, 3);
+    cr_assert_eq(disk_resize(s.disk, SIZE + 2 * MIB), 0); /* c is not asked any more */
+    cr_assert_eq(disk_resize(s.disk, MIB), 0);
+    cr_assert_eq(disk_resize(s.disk, SIZE), 0);
+    disk_rig_model_resize(s.rig, MIB);
+    disk_rig_model_resize(s.rig, SIZE);
+    write_model(&s, SIZE - MIB, MIB, 4);
+    disk_rig_check_read(s.rig, 0, MIB);
+    disk_rig_check_replicas(s.rig, 3);
+}
+
 /* ---- W5, W6 ---- */
 
 static disk *watched;
@@ -232,6 +338,45 @@ Test(disk_state, W6_the_worker_reconciles_what_nobody_touches)
         g_usleep(1000);
     }
     disk_rig_check_replicas(s.rig, 7);
+}
+
+Test(disk_state, W6_a_sector_that_nobody_can_read_costs_nothing_else)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    crash_after_write(&s, MIB, SECTOR);
+    disk_rig_corrupt(s.rig, 1, 2 * MIB, SECTOR, 1);
+    fault_add((fault){
+        .kind = FAULT_READ, .offset = MIB, .length = SECTOR, .error = EIO}); /* of all */
+    must_open(&s);
+    disk_rig_check_read(s.rig, MIB + SECTOR, MIB);
+    cr_assert_eq(disk_rig_read(s.rig, MIB, SECTOR), -EIO);
+    write_model(&s, MIB, SECTOR, 6);
+    set_close(&s);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+/* A resize replaces what requests and the worker look at. */
+static void *read_on(void *opaque)
+{
+    set *s = opaque;
+    const void *data;
+    for (unsigned k = 0; k < 2000; k++)
+        cr_assert_eq(disk_read(s->disk, k % 8 * SECTOR, SECTOR, &data), 0);
+    return NULL;
+}
+
+Test(disk_state, W6_resizes_beside_requests_on_unreconciled_regions)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    crash_after_write(&s, 0, SECTOR);
+    must_open(&s);
+    GThread *reader = g_thread_new("reader", read_on, &s);
+    for (unsigned k = 0; k < 20; k++)
+        cr_assert_eq(disk_resize(s.disk, k % 2 ? SIZE : SIZE + MIB), 0);
+    g_thread_join(reader);
+    cr_assert_eq(state_unreconciled_bytes(s.disk->store), 0);
 }
 
 Test(disk_state, W6_an_unclean_open_of_a_clean_disk_costs_nothing)
