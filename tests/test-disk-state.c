@@ -124,6 +124,8 @@ Test(disk_state, W2_a_missed_write_is_remembered_by_the_next_open)
     disk_rig_check_read(s.rig, 0, MIB);
     disk_rig_check_read(s.rig, MIB, MIB);
     cr_assert_eq(disk_rig_count(s.rig, "divergence", ""), 0); /* it did not vote */
+    disk_worker_stop(s.disk);
+    cr_assert(!disk_resync_step(s.disk));
 }
 
 /* Two of three took an acknowledged write; the third and one that fell back must not win. */
@@ -178,6 +180,47 @@ Test(disk_state, W4_a_failed_flush_makes_the_replica_stale_as_a_whole)
     cr_assert_eq(disk_rig_count(s.rig, "divergence", ""), 0);
     await_in_sync(&s);
     disk_rig_check_replicas(s.rig, 7);
+}
+
+/* ---- W3 ---- */
+
+Test(disk_state, W3_what_a_failed_write_left_different_is_made_equal_by_the_next_open)
+{
+    g_auto(set) s;
+    uint8_t data[4096] = {9};
+    set_init(&s, 3, 2);
+    disk_rig_fail(s.rig, 1, FAULT_WRITE, EIO, 0);
+    disk_rig_fail(s.rig, 2, FAULT_WRITE, EIO, 0);
+    cr_assert_eq(disk_write(s.disk, MIB, sizeof data, data), -EIO);
+    set_close(&s);
+    must_open(&s);
+    disk_rig_check_read(s.rig, MIB, sizeof data);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
+/* ---- W7 ---- */
+
+static const char *spoilt;
+
+static void spoil(void)
+{
+    support_poke(spoilt, 0, "rot", 3);
+}
+
+Test(disk_state, W7_what_was_copied_is_read_back)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_worker_stop(s.disk);
+    disk_rig_fail(s.rig, 1, FAULT_WRITE, EIO, 0);
+    write_model(&s, 0, 4096, 5);
+    spoilt = s.rig->paths[1];
+    fault_add((fault){
+        .chain = disk_chain(s.disk, 1), .kind = FAULT_READ, .times = 1, .hook = spoil});
+    cr_assert(disk_resync_step(s.disk));
+    disk_rig_expect_state(s.rig, 1, REPLICA_STALE);
+    cr_assert_eq(status_of(&s, 1).stale_bytes, 4096);
+    disk_rig_check_read(s.rig, 0, 4096);
 }
 
 static state_replica_state recorded_of(set *s, unsigned i)
@@ -379,6 +422,17 @@ Test(disk_state, W6_resizes_beside_requests_on_unreconciled_regions)
     cr_assert_eq(state_unreconciled_bytes(s.disk->store), 0);
 }
 
+Test(disk_state, W6_a_region_is_flushed_before_it_counts_as_equal)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    crash_after_write(&s, MIB, SECTOR);
+    fault_add((fault){.kind = FAULT_FLUSH, .error = EIO, .after = 2, .times = 1}); /* c */
+    must_open(&s);
+    disk_rig_check_read(s.rig, MIB, SECTOR);
+    disk_rig_expect_state(s.rig, 2, REPLICA_FAILED);
+}
+
 Test(disk_state, W6_an_unclean_open_of_a_clean_disk_costs_nothing)
 {
     g_auto(set) s;
@@ -410,6 +464,24 @@ Test(disk_state, O5_a_replica_changed_behind_our_back_is_not_trusted)
     cr_assert_eq(disk_rig_count(s.rig, "replica-state", "open"), 1);
     await_in_sync(&s);
     disk_rig_check_replicas(s.rig, 7);
+}
+
+/* Nothing but the record tells of the change once a session has begun. */
+Test(disk_state, O5_a_changed_replica_stays_stale_when_the_session_just_ends)
+{
+    g_auto(set) s;
+    set_init(&s, 4, 2); /* nobody may copy */
+    set_close(&s);
+    disk_rig_corrupt(s.rig, 1, 3 * MIB, SECTOR, 1);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(open_disk(&s, NULL) == NULL);
+    int status = 0;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    must_open(&s);
+    disk_rig_expect_state(s.rig, 1, REPLICA_STALE);
+    cr_assert_eq(status_of(&s, 1).stale_bytes, SIZE);
 }
 
 Test(disk_state, O5_a_replica_replaced_by_an_empty_one_is_filled)
