@@ -114,9 +114,10 @@ check: deps
 
 # ---- How fast it is, next to QEMU's tools: minutes, and 3 GiB in TMPDIR -----------------
 bench: deps
-	$(MAKE) quorumfs $(BUILD)/bench/qcow2-write
+	$(MAKE) quorumfs $(BUILD)/bench/qcow2-write $(BUILD)/bench/disk-write
 	QUORUMFS=$(CURDIR)/quorumfs bench/verify.sh
 	QCOW2_WRITE=$(CURDIR)/$(BUILD)/bench/qcow2-write bench/write.sh
+	QUORUMFS=$(CURDIR)/quorumfs DISK_WRITE=$(CURDIR)/$(BUILD)/bench/disk-write bench/state.sh
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libquorumfs.a
 	$(call say,LD   $@)
 	$(Q)$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)
