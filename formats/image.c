@@ -198,8 +198,6 @@ int image_resize(image *im, uint64_t size)
         return -EFBIG;
     if (!im->driver->resize)
         return -ENOTSUP;
-    if (size == im->size)
-        return 0;
     int error = im->driver->resize(im, size);
     if (!error)
         im->size = size;

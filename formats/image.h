@@ -134,7 +134,8 @@ typedef struct image_driver {
     int (*discard)(image *im, uint64_t offset, uint64_t length);
 
     /* New size in bytes, larger or smaller. Grown space reads as zeroes. image.c updates
-     * `size` on success. NULL: -ENOTSUP. */
+     * `size` on success. The present size changes nothing, and tells whether the image can be
+     * resized (-ENOTSUP). NULL: -ENOTSUP. */
     int (*resize)(image *im, uint64_t size);
 
     /* One step of putting everything that was written before on stable storage. 1: ops were

@@ -212,5 +212,7 @@ int qcow2_resize(qcow2_writer *w, uint64_t size)
     /* Version 2 snapshots do not tell their disk's size: it is taken to be this one. */
     if (w->header.snapshot_count > 0 && w->header.version < 3)
         return -ENOTSUP;
+    if (size == w->map->layout.size)
+        return 0;
     return size > w->map->layout.size ? grow(w, size) : shrink(w, size);
 }

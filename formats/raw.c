@@ -98,7 +98,7 @@ static int raw_discard(image *im, uint64_t offset, uint64_t length)
 
 static int raw_resize(image *im, uint64_t size)
 {
-    return file_resize(raw_of(im)->fd, size);
+    return size == im->size ? 0 : file_resize(raw_of(im)->fd, size);
 }
 
 static int raw_flush_step(image *im, image_flush_state *flush, unsigned owner,

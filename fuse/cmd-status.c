@@ -97,21 +97,28 @@ static void print_replica(const json_t *row, int name_width)
 static const char *advice(const json_t *d)
 {
     bool failed = strcmp(text_of(d, "state"), "failed") == 0;
-    bool errors = false, divergent = false, out = false;
+    bool errors = false, divergent = false, lost = false, stale = false, filling = false;
     size_t i;
     json_t *row;
     json_array_foreach(json_object_get(d, "replicas"), i, row)
     {
         errors |= number_of(row, "read-errors") || number_of(row, "write-errors");
         divergent |= number_of(row, "divergent-bytes") > 0;
-        out |= strcmp(text_of(row, "state"), "in-sync") != 0;
+        lost |= strcmp(text_of(row, "state"), "failed") == 0;
+        stale |= strcmp(text_of(row, "state"), "stale") == 0;
+        filling |= strcmp(text_of(row, "state"), "resyncing") == 0;
     }
     if (failed)
         return "too few replicas are left: requests fail. Look at the events,\n"
                "            unmount, and verify the replicas before mounting again.";
-    if (out)
-        return "a replica missed changes. Look at the events, unmount, replace\n"
-               "            its file by a copy of a good one, verify, and mount again.";
+    if (lost)
+        return "a replica failed and is out. Look at the events and at the disk\n"
+               "            below; unmount and mount again, which fills it.";
+    if (stale)
+        return "a replica missed changes. If it does not catch up: unmount, copy\n"
+               "            a good one over it, touch all, and mount again.";
+    if (filling)
+        return "a replica missed changes and is catching up. Nothing to be done.";
     if (number_of(d, "quorum-failures"))
         return "requests failed, because too few replicas agreed. The events\n"
                "            and explain say where; unmount, and verify the replicas.";

@@ -71,6 +71,13 @@ poke b.raw 0 "x" && poke c.raw 0 "x"
 exits "two changed replicas of three are refused" 32 qmount mnt a.raw b.raw c.raw
 contains "and it is said which" "$err" "'b', 'c'"
 check "nothing is mounted" sh -c '! mountpoint -q mnt'
+# The way out that is named, with the one that was not changed as the good one.
+cp a.raw b.raw && cp a.raw c.raw
+exits "copies alone are changed replicas still" 32 qmount mnt a.raw b.raw c.raw
+contains "the way out is named" "$err" "copy the good one over the others"
+touch a.raw b.raw c.raw
+qmount mnt a.raw b.raw c.raw || not_ok "mount after the way out"
+equal_replicas "the way out" a.raw b.raw c.raw
 
 # A file system that is full: what the replica missed is remembered, and copied when there is
 # space again.
