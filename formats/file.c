@@ -73,6 +73,11 @@ int file_sync(int fd)
     return fdatasync(fd) < 0 ? -errno : 0;
 }
 
+int file_sync_error(int result)
+{
+    return result == -ENOSPC || result == -EDQUOT ? -EIO : result;
+}
+
 /* EINVAL: a device whose blocks are larger than the range's alignment. */
 static int allocate(int fd, int mode, uint64_t offset, uint64_t length)
 {

@@ -20,6 +20,9 @@ int file_write_full(int fd, const void *buf, size_t length, uint64_t offset);
 
 /* fdatasync: what was written, and the file's size, are on stable storage. */
 int file_sync(int fd);
+/* What image.h's flush_step says of a sync that failed: one that found no room has lost what
+ * it was to write. */
+int file_sync_error(int result);
 
 /* Makes the range, which lies inside of the file, read as zeroes. file_punch also gives
  * its space back to the host; file_allocate_zero keeps it where the host can. -ENOTSUP: the

@@ -140,8 +140,10 @@ typedef struct image_driver {
 
     /* One step of putting everything that was written before on stable storage. 1: ops were
      * appended, or a server was asked; run them, put 0 or their first error into flush->result, and call again, on
-     * the same thread. 0 or -errno: done. A flush that was begun must be carried on to its
-     * end, whatever fails. Order of several images: as for prepare_write. NULL: nothing to
+     * the same thread. 0 or -errno: done. -ENOSPC or -EDQUOT: there was no room for what the
+     * flush has to write; nothing is lost, and a later one carries it. After any other error
+     * it is not known what is on stable storage. A flush that was begun must be carried on to
+     * its end, whatever fails. Order of several images: as for prepare_write. NULL: nothing to
      * do. */
     int (*flush_step)(image *im, image_flush_state *flush, unsigned owner, io_list *list);
 

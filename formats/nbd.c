@@ -353,7 +353,7 @@ static int nbd_image_flush_step(image *im, image_flush_state *flush,
     if (!remote->facts.can_flush)
         return 0;
     if (flush->step++ > 0)
-        return nbd_remote_finish(remote, flush->request);
+        return file_sync_error(nbd_remote_finish(remote, flush->request));
     nbd_request *r = nbd_remote_get(remote, 0);
     r->op = NBD_OP_FLUSH;
     r->offset = r->length = 0;

@@ -105,7 +105,7 @@ static int raw_flush_step(image *im, image_flush_state *flush, unsigned owner,
                           io_list *list)
 {
     if (flush->step++ > 0)
-        return flush->result;
+        return file_sync_error(flush->result);
     io_list_add(list, (io_op){.fd = raw_of(im)->fd, .flush = true, .owner = owner});
     return 1;
 }

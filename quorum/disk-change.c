@@ -19,8 +19,10 @@
  * lock, and as long as a second version of some sector reaches the threshold, all but the
  * winners are stale there. At least `threshold` remain.
  *
- * A replica whose flush failed is out in any case (W4), even if too few are left then; a
- * flush succeeds if every byte still has enough replicas that flushed it.
+ * A replica whose flush failed is out (W4), even if too few are left then; a flush succeeds if
+ * every byte still has enough replicas that flushed it. The exception is a flush that fails as
+ * a whole where replicas just had no room for their tables: they have lost nothing, and a full
+ * file system under all of them must not end the disk; the guest's next flush tries again.
  *
  * Concurrent changes: one that was not even asked of a replica that is out notes for itself
  * what that one missed, and waits for what others are still recording (await_recorded).
@@ -119,6 +121,17 @@ static bool fell_between(const disk_change *change, const disk_replica *replica,
            replica->state == REPLICA_IN_SYNC;
 }
 
+/* Whose flush found no room: it is lost to nobody (image.h). */
+static uint64_t put_off(const disk *d, const disk_change *change)
+{
+    uint64_t set = 0;
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(change->asked, i) &&
+            (change->results[i] == -ENOSPC || change->results[i] == -EDQUOT))
+            set |= UINT64_C(1) << i;
+    return set;
+}
+
 /* The result for the guest, who has changed state, and who has missed the change. */
 static int decide(disk *d, const disk_change *change, uint64_t failed,
                   disk_outcome *ret_outcome)
@@ -127,7 +140,9 @@ static int decide(disk *d, const disk_change *change, uint64_t failed,
     *ret_outcome = (disk_outcome){0};
     g_mutex_lock(&d->state_lock);
     int r = vote_results(d, change);
-    uint64_t losing = r == 0 || flush ? failed : change->lost;
+    uint64_t losing = r == 0  ? failed
+                      : flush ? failed & ~put_off(d, change)
+                              : change->lost;
     for (unsigned i = 0; i < d->n; i++) {
         const disk_replica *replica = &d->replicas[i];
         bool took = disk_has_bit(change->asked & ~failed, i);

@@ -458,6 +458,19 @@ Test(disk_write, W2_no_write_is_acknowledged_before_the_journal_knows_who_is_out
 
 /* ---- W4: flush ---- */
 
+Test(disk_write, W4_no_room_for_a_flush_anywhere_takes_nobody_out)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
+    disk_rig_fail(rig, 1, FAULT_FLUSH, ENOSPC, 0);
+    disk_rig_fail(rig, 2, FAULT_FLUSH, ENOSPC, 0);
+    cr_assert_eq(disk_flush(rig->disk), -ENOSPC);
+    cr_assert_str_eq(disk_state_name(rig->disk), "healthy");
+    cr_assert_eq(disk_flush(rig->disk), 0); /* there is room again */
+    disk_rig_fail(rig, 1, FAULT_FLUSH, ENOSPC, 0);
+    cr_assert_eq(disk_flush(rig->disk), 0); /* the others did: this one is behind them */
+    disk_rig_expect_state(rig, 1, REPLICA_FAILED);
+}
+
 Test(disk_write, W4_failed_flush_takes_the_replica_out)
 {
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
@@ -487,8 +500,8 @@ Test(disk_write, W4_too_few_replicas_left_fail_at_once)
     bool zero;
     uint64_t length;
     for (unsigned i = 0; i < 2; i++)
-        disk_rig_fail(rig, i, FAULT_FLUSH, i ? EIO : ENOSPC, 0);
-    cr_assert_eq(disk_flush(rig->disk), -ENOSPC);
+        disk_rig_fail(rig, i, FAULT_FLUSH, i ? EIO : ETIMEDOUT, 0);
+    cr_assert_eq(disk_flush(rig->disk), -ETIMEDOUT);
     cr_assert_str_eq(disk_state_name(rig->disk), "failed");
     cr_assert_eq(disk_rig_count(rig, "quorum-failure", "flush"), 1);
     cr_assert_eq(disk_rig_read(rig, 0, 512), -EIO);
