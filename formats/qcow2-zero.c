@@ -256,14 +256,17 @@ int qcow2_zero_data_file(qcow2_writer *w, uint64_t offset, uint64_t end,
 {
     if (!w->raw_external)
         return 0;
-    pthread_mutex_lock(&w->map->lock);
+    /* This is a change like any other: not before the header is true for one, and not after
+     * the end. */
+    int error = qcow2_writer_enter(w);
+    if (error)
+        return error;
     end = MIN(end, w->map->layout.data_size);
     pthread_mutex_unlock(&w->map->lock);
     if (offset >= end)
         return 0;
-    int error = mode == QCOW2_ZERO_KEEP
-                    ? file_allocate_zero(w->data_fd, offset, end - offset)
-                    : file_punch(w->data_fd, offset, end - offset);
+    error = mode == QCOW2_ZERO_KEEP ? file_allocate_zero(w->data_fd, offset, end - offset)
+                                    : file_punch(w->data_fd, offset, end - offset);
     return error == -ENOTSUP ? file_zero(w->data_fd, offset, end - offset) : error;
 }
 
