@@ -129,6 +129,10 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libquorumfs.a
 ASAN = BUILD=build-asan SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
 TSAN = BUILD=build-tsan SANITIZE=-fsanitize=thread TEST_LIBS= TEST_CPPFLAGS=-Itests/plain \
        TEST_PLAIN="tests/plain/plain.c tests/plain/glib-tsan.c"
+# Long programs with one thread, which have nothing to show there.
+ONE_THREAD := qcow2-crash qcow2-faults qcow2-repair qcow2-repair-crash qcow2-repair-hostile \
+              qcow2-write qcow2-write-snapshots state-crash
+TSAN_TESTS := $(filter-out $(ONE_THREAD:%=tests/test-%.c),$(TEST_SRC))
 check-sanitize: check-asan check-tsan
 check-asan:
 	$(MAKE) $(ASAN) build-asan/quorumfs tests
@@ -136,7 +140,7 @@ check-asan:
 check-tsan:
 	$(MAKE) $(TSAN) build-tsan/quorumfs tests
 	$$(setarch -R true 2>/dev/null && echo setarch -R) \
-	    tests/run-tests $(TEST_SRC:tests/%.c=build-tsan/tests/%)
+	    tests/run-tests $(TSAN_TESTS:tests/%.c=build-tsan/tests/%)
 
 # ---- Images made to hurt: libFuzzer, which is clang's (tests/fuzz/README.md) ---------
 # Seeds, corpus and what was found stay in build-fuzz.
