@@ -102,25 +102,36 @@ unsigned fault_unsynced_records(void)
     return n_unsynced;
 }
 
+static GMutex counting; /* of what strikes: several threads may use one disk */
+
+/* Whether fault k strikes now; counts it. */
+static bool takes_turn(unsigned k, const chain *c, fault_kind kind, uint64_t offset,
+                       uint64_t length)
+{
+    const fault *f = &faults[k].what;
+    if (!faults[k].active || f->kind != kind || (f->chain && f->chain != c))
+        return false;
+    if (f->length && (offset >= f->offset + f->length || offset + length <= f->offset))
+        return false;
+    if (faults[k].passed++ < f->after)
+        return false;
+    if (f->times && --faults[k].left == 0)
+        faults[k].active = false;
+    n_hits++;
+    return true;
+}
+
 static const fault *strike(const chain *c, fault_kind kind, uint64_t offset,
                            uint64_t length)
 {
     for (unsigned k = 0; k < n_faults; k++) {
-        const fault *f = &faults[k].what;
-        if (!faults[k].active || f->kind != kind || (f->chain && f->chain != c))
-            continue;
-        if (f->length &&
-            (offset >= f->offset + f->length || offset + length <= f->offset))
-            continue;
-        if (faults[k].passed++ < f->after)
-            continue;
-        if (f->times && --faults[k].left == 0)
-            faults[k].active = false;
-        n_hits++;
-        if (f->hook)
-            f->hook();
-        if (f->error)
-            return f;
+        g_mutex_lock(&counting);
+        bool strikes = takes_turn(k, c, kind, offset, length);
+        g_mutex_unlock(&counting);
+        if (strikes && faults[k].what.hook)
+            faults[k].what.hook();
+        if (strikes && faults[k].what.error)
+            return &faults[k].what;
     }
     return NULL;
 }

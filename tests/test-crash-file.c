@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define SECTOR 512u
-#define STATES 400 /* of a random kind: enough that what may happen does */
+#define STATES 3200 /* of a random kind: enough that what may happen does */
 
 typedef struct rig {
     int fd;
