@@ -237,6 +237,12 @@ static bool next_run(const state *s, const state_bitmap *bitmap, test_bit *test,
     return first < end;
 }
 
+static bool is_set(const state *s, const state_bitmap *bitmap, uint32_t bit)
+{
+    (void)s;
+    return state_has_bit(bitmap, bit);
+}
+
 /* ---- Intent -------------------------------------------------------------------------- */
 
 static int mark_regions(state *s, bit_range range)
@@ -299,6 +305,27 @@ bool state_next_unreconciled(state *s, uint64_t from, uint64_t *ret_offset,
                              uint64_t *ret_length)
 {
     return next_run(s, &s->bitmaps[0], is_unreconciled, from, ret_offset, ret_length);
+}
+
+bool state_next_dirty(state *s, uint64_t from, uint64_t *ret_offset, uint64_t *ret_length)
+{
+    return next_run(s, &s->bitmaps[0], is_set, from, ret_offset, ret_length);
+}
+
+/* Under the lock, so that no region is cleared meanwhile; one that was collected before has
+ * another word now, and stays. */
+void state_unreconcile(state *s)
+{
+    const state_bitmap *bitmap = &s->bitmaps[0];
+    g_mutex_lock(&s->lock);
+    for (uint32_t region = 0; region < bitmap->bits; region++) {
+        if (!state_has_bit(bitmap, region))
+            continue;
+        uint64_t before = atomic_fetch_or(&s->regions[region], STATE_UNRECONCILED);
+        if (!(before & STATE_UNRECONCILED))
+            atomic_fetch_add(&s->unreconciled_bytes, state_bit_bytes(s, bitmap, region));
+    }
+    g_mutex_unlock(&s->lock);
 }
 
 void state_reconciled(state *s, uint64_t offset, uint64_t length)
@@ -410,12 +437,6 @@ int state_mark_stale(state *s, unsigned i, uint64_t offset, uint64_t length)
     return result;
 }
 
-static bool is_stale(const state *s, const state_bitmap *bitmap, uint32_t bit)
-{
-    (void)s;
-    return state_has_bit(bitmap, bit);
-}
-
 bool state_is_stale(const state *s, unsigned i, uint64_t offset, uint64_t length)
 {
     const state_bitmap *bitmap = &s->bitmaps[1 + i];
@@ -432,7 +453,7 @@ bool state_is_stale(const state *s, unsigned i, uint64_t offset, uint64_t length
 bool state_next_stale(state *s, unsigned i, uint64_t from, uint64_t *ret_offset,
                       uint64_t *ret_length)
 {
-    return next_run(s, &s->bitmaps[1 + i], is_stale, from, ret_offset, ret_length);
+    return next_run(s, &s->bitmaps[1 + i], is_set, from, ret_offset, ret_length);
 }
 
 void state_stale_copied(state *s, unsigned i, uint64_t offset, uint64_t length)

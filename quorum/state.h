@@ -143,6 +143,13 @@ bool state_is_unreconciled(const state *s, uint64_t offset, uint64_t length);
 /* The next run of such regions at or after `from`; false: none. */
 bool state_next_unreconciled(state *s, uint64_t from, uint64_t *ret_offset,
                              uint64_t *ret_length);
+/* The next run of regions whose intent bit is set: written to since they were last known to
+ * be equal and flushed. As state_next_unreconciled. */
+bool state_next_dirty(state *s, uint64_t from, uint64_t *ret_offset,
+                      uint64_t *ret_length);
+/* All that is dirty is unreconciled again, as after a crash. All of the disk is locked
+ * exclusively: no write is between begin and end. */
+void state_unreconcile(state *s);
 /* The regions that lie wholly in the range are equal on all replicas in sync, flushed. Under
  * the range lock of all of it. In memory: the bits are cleared by state_clear, later. */
 void state_reconciled(state *s, uint64_t offset, uint64_t length);

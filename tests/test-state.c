@@ -163,6 +163,60 @@ Test(state, W6_after_a_clean_close_nothing_is_to_be_reconciled)
     state_close(s);
 }
 
+Test(state, W6_what_is_dirty_is_found)
+{
+    g_autofree char *dir = NULL;
+    uint64_t offset, length;
+    state *s = rig_start(&dir);
+    cr_assert(!state_next_dirty(s, 0, &offset, &length));
+    rig_write(s, 2 * RIG_INTENT, 1);
+    rig_write(s, 3 * RIG_INTENT, 1);
+    cr_assert_eq(state_write_begin(s, RIG_SIZE - 1, 1), 0); /* under way, too */
+    cr_assert(state_next_dirty(s, 2 * RIG_INTENT + 7, &offset, &length));
+    cr_assert_eq(offset, 2 * RIG_INTENT + 7);
+    cr_assert_eq(length, 2 * RIG_INTENT - 7);
+    cr_assert(state_next_dirty(s, offset + length, &offset, &length));
+    cr_assert_eq(offset, (uint64_t)RIG_SIZE - 512);
+    cr_assert_eq(length, 512);
+    cr_assert_eq(rig_clear_idle(s), 2);
+    cr_assert(state_next_dirty(s, 0, &offset, &length));
+    cr_assert_eq(offset, (uint64_t)RIG_SIZE - 512);
+    state_write_end(s, RIG_SIZE - 1, 1, true);
+    state_close(s);
+}
+
+Test(state, W6_what_is_dirty_becomes_unreconciled_again)
+{
+    g_autofree char *dir = NULL;
+    state *s = rig_start(&dir);
+    rig_write(s, 0, 1);
+    rig_write(s, 7 * RIG_INTENT, 1);
+    rig_write(s, RIG_SIZE - 1, 1);
+    state_collection *cleared = state_collect(s);
+    rig_write(s, 0, 1);
+    rig_write(s, RIG_SIZE - 1, 1);
+    cr_assert_eq(state_clear(s, cleared), 1);
+    state_collection *collection = state_collect(s);
+    cr_assert_not_null(collection);
+    for (int k = 0; k < 2; k++) {
+        state_unreconcile(s);
+        cr_assert_eq(state_unreconciled_bytes(s), RIG_INTENT + 512);
+    }
+    cr_assert(rig_is_dirty(s, 0));
+    cr_assert(!rig_is_dirty(s, 7 * RIG_INTENT));
+    cr_assert_eq(state_clear(s, collection),
+                 0); /* what was noted before does not count */
+    cr_assert_null(state_collect(s));
+    rig_end_session(s);
+    state *after = rig_peek_as_is(dir); /* a clean end does not make it equal */
+    cr_assert_eq(state_unreconciled_bytes(after), RIG_INTENT + 512);
+    state_close(after);
+    state_reconciled(s, 0, RIG_SIZE);
+    cr_assert_eq(state_unreconciled_bytes(s), 0);
+    cr_assert_eq(rig_clear_idle(s), 2);
+    state_close(s);
+}
+
 /* ---- W2 ------------------------------------------------------------------------------ */
 
 Test(state, W2_what_a_replica_missed_is_on_disk)
