@@ -6,7 +6,9 @@
  *   disk-read.c     this thread's buffers, the fan-out, the agreeing read
  *   disk-recover.c  re-reading what one replica could not read, in smaller pieces
  *   disk-judge.c    the vote where replicas differ or failed, and its journal records
- *   disk-write.c    write, write-zeroes, discard, resize, flush
+ *   disk-write.c    write, write-zeroes, discard
+ *   disk-flush.c    flush
+ *   disk-resize.c   resize
  *   disk-change.c   who took a change, who is out because of it
  *   disk-explain.c  who holds what
  *   disk-state.c    what is remembered, tied to the replicas
@@ -208,7 +210,7 @@ void disk_journal_state(disk *d, const char *op, unsigned i, int error,
 int disk_read_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
                   const uint8_t **ret_data);
 
-/* disk-write.c: the flush itself, for who already keeps resizes away. */
+/* disk-flush.c: the flush itself, for who already keeps resizes away. */
 int disk_flush_locked(disk *d);
 
 /* disk-state.c */
