@@ -243,6 +243,9 @@ bool disk_resync_step(disk *d);
 
 /* disk-worker.c: nothing unless there is a session. */
 void disk_worker_start(disk *d);
+/* What the thread does until there is nothing to do; false: there is nothing now. For tests
+ * without the thread, too. */
+bool disk_worker_step(disk *d);
 void disk_worker_stop(disk *d);
 
 /* disk-change.c */

@@ -47,6 +47,11 @@ static uint64_t requests(disk *d)
     return atomic_load(&d->reads) + atomic_load(&d->writes);
 }
 
+bool disk_worker_step(disk *d)
+{
+    return reconcile_some(d) || disk_resync_step(d);
+}
+
 static void *work(void *opaque)
 {
     disk *d = opaque;
@@ -54,7 +59,7 @@ static void *work(void *opaque)
     gint64 pause = 0;
     while (rest(d->worker, pause)) {
         gint64 before = g_get_monotonic_time();
-        bool busy = reconcile_some(d) || disk_resync_step(d);
+        bool busy = disk_worker_step(d);
         if (!busy)
             disk_state_tidy(d);
         bool guest = requests(d) != seen;
