@@ -15,6 +15,7 @@
  *   disk-admit.c    whether enough replicas are in sync to be opened
  *   disk-reconcile.c  regions that a crash left different
  *   resync.c        a stale replica catches up
+ *   repair.c        replicas that differ are given what the majority holds
  *   disk-worker.c   the thread that does so
  *   replica.c       states of a replica
  *
@@ -201,6 +202,11 @@ void disk_journal(disk *d, journal_record record);
  * where `event` is JOURNAL_DIVERGENCE, else that event. */
 void disk_report_range(disk *d, const disk_reading *reading, const vote_range *range,
                        journal_event event, const char *op, const char *action);
+/* Counts and notes such a range, which lies at `offset` of the disk. */
+void disk_account_range(disk *d, const vote_range *range, uint64_t offset);
+/* A "replica-error" for each run of sectors that a replica could not read. */
+void disk_report_failures(disk *d, const disk_reading *reading, const char *op,
+                          const char *action);
 /* A replica's state has changed. */
 void disk_journal_state(disk *d, const char *op, unsigned i, int error,
                         replica_state from, replica_state to);
@@ -240,6 +246,12 @@ bool disk_next_unreconciled(disk *d, uint64_t offset, uint64_t *ret_offset);
 
 /* resync.c: copies some of what a replica missed. False: there is nothing to do now. */
 bool disk_resync_step(disk *d);
+
+/* repair.c: writes to replica i what of [at, end) of the reading it holds otherwise than
+ * `right` (a buffer like the ballots'), or could not read while somebody else could; reads it
+ * back and compares. 0 or -errno. This thread's voted buffer is used. */
+int disk_write_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
+                         size_t end, const uint8_t *right);
 
 /* disk-worker.c: nothing unless there is a session. */
 void disk_worker_start(disk *d);

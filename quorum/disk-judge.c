@@ -89,7 +89,7 @@ void disk_journal(disk *d, journal_record record)
     journal_append(d->journal, &record);
 }
 
-static void account_range(disk *d, const vote_range *range, uint64_t offset)
+void disk_account_range(disk *d, const vote_range *range, uint64_t offset)
 {
     DISK_COUNT(*(range->winners ? &d->divergences : &d->quorum_failures), 1);
     g_mutex_lock(&d->state_lock);
@@ -147,14 +147,14 @@ void disk_report_range(disk *d, const disk_reading *reading, const vote_range *r
 }
 
 static void report_failed_run(disk *d, unsigned i, uint64_t offset, uint64_t length,
-                              int error, const char *action)
+                              int error, const char *op, const char *action)
 {
     bool decoders_differ = error == -EBADMSG;
     journal_loser loser = {.replica = d->replicas[i].name, .error = -error};
     disk_journal(
         d, (journal_record){
                .event = decoders_differ ? JOURNAL_DIVERGENCE : JOURNAL_REPLICA_ERROR,
-               .op = decoders_differ ? "decode" : "read",
+               .op = decoders_differ ? "decode" : op,
                .offset = offset,
                .length = length,
                .losers = &loser,
@@ -173,8 +173,8 @@ static void report_failed_run(disk *d, unsigned i, uint64_t offset, uint64_t len
 }
 
 /* Every failed read is told of, also one that went away when it was tried again. */
-static void report_failures(disk *d, const disk_reading *reading, unsigned i,
-                            const char *action)
+static void report_failures_of(disk *d, const disk_reading *reading, unsigned i,
+                               const char *op, const char *action)
 {
     bool any = false;
     size_t at = 0;
@@ -187,14 +187,22 @@ static void report_failures(disk *d, const disk_reading *reading, unsigned i,
             end += VOTE_SECTOR;
         end = MIN(end, reading->length);
         if (error != 0) {
-            report_failed_run(d, i, reading->offset + at, end - at, error, action);
+            report_failed_run(d, i, reading->offset + at, end - at, error, op, action);
             any = true;
         }
         at = end;
     }
     if (!any)
         report_failed_run(d, i, reading->offset, reading->length,
-                          reading->ballots[i].error, action);
+                          reading->ballots[i].error, op, action);
+}
+
+void disk_report_failures(disk *d, const disk_reading *reading, const char *op,
+                          const char *action)
+{
+    for (unsigned i = 0; i < d->n; i++)
+        if (!reading->ballots[i].abstains && reading->ballots[i].error != 0)
+            report_failures_of(d, reading, i, op, action);
 }
 
 int disk_judge(disk *d, disk_thread *thread, disk_reading *reading,
@@ -208,12 +216,10 @@ int disk_judge(disk *d, disk_thread *thread, disk_reading *reading,
     const char *action = result == 0 ? "served" : "refused";
     for (unsigned k = 0; k < verdict.ranges->len; k++) {
         const vote_range *range = &g_array_index(verdict.ranges, vote_range, k);
-        account_range(d, range, reading->offset + range->offset);
+        disk_account_range(d, range, reading->offset + range->offset);
         disk_report_range(d, reading, range, JOURNAL_DIVERGENCE, "read", action);
     }
-    for (unsigned i = 0; i < d->n; i++)
-        if (!reading->ballots[i].abstains && reading->ballots[i].error != 0)
-            report_failures(d, reading, i, action);
+    disk_report_failures(d, reading, "read", action);
 
     uint64_t winners = verdict.winners & reading->asked;
     disk_verdict_clear(&verdict);

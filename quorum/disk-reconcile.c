@@ -35,24 +35,6 @@ static void take_first(const disk *d, const disk_reading *reading,
     }
 }
 
-/* Where replica i holds something else, or could not be read, it is written to. */
-static int write_differing(disk *d, const disk_reading *reading, unsigned i,
-                           const uint8_t *out)
-{
-    int result = 0;
-    for (size_t at = 0, next; at < reading->length && !result; at = next) {
-        next = MIN(at + VOTE_SECTOR, reading->length);
-        if (disk_sector_error(reading, i, at) == 0 &&
-            memcmp(reading->ballots[i].data + at, out + at, next - at) == 0)
-            continue;
-        if (first_read(d, reading, at) == d->n)
-            continue;
-        result =
-            chain_write(d->replicas[i].chain, out + at, reading->offset + at, next - at);
-    }
-    return result;
-}
-
 /* All that differ are written to; one that cannot be has missed the piece. */
 static int spread(disk *d, const disk_reading *reading, const uint8_t *out)
 {
@@ -61,9 +43,10 @@ static int spread(disk *d, const disk_reading *reading, const uint8_t *out)
     if (r < 0)
         return r;
     for (unsigned i = 0; i < d->n; i++)
-        change.results[i] = reading->ballots[i].abstains || !disk_has_bit(change.asked, i)
-                                ? 0
-                                : write_differing(d, reading, i, out);
+        change.results[i] =
+            reading->ballots[i].abstains || !disk_has_bit(change.asked, i)
+                ? 0
+                : disk_write_differing(d, reading, i, 0, reading->length, out);
     return disk_change_finish(d, &change);
 }
 
