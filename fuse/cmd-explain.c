@@ -201,7 +201,7 @@ static int explain_offline(GPtrArray *images, uint64_t offset, uint64_t length,
         cli_error("%s", error->message);
         code = cli_config_exit(error, CLI_USAGE, CLI_UNREACHABLE);
     } else {
-        config_make_read_only(config);
+        config_make_offline(config);
         const disk_options *d = pick_disk(config, name);
         code = d ? explain_disk(d, offset, length, words) : CLI_USAGE;
     }

@@ -84,7 +84,7 @@ static bool config_prepare(mount_config *config, GPtrArray *words, const char *f
         if (!config_apply_options(config, g_ptr_array_index(options, i), error))
             return false;
     }
-    config_make_read_only(config);
+    config_make_offline(config);
     return true;
 }
 

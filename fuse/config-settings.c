@@ -115,11 +115,11 @@ static bool set_timeout(disk_options *d, const setting_value *v, GError **error)
     return parse_timeout(v, &d->timeout_ms, error);
 }
 
-static bool set_on_divergence(disk_options *d G_GNUC_UNUSED, const setting_value *v,
-                              GError **error)
+static bool set_on_divergence(disk_options *d, const setting_value *v, GError **error)
 {
-    static const char *const later[] = {"repair", NULL};
-    return check_word(v, "log", later, error);
+    d->on_divergence_repair = strcmp(v->text, "repair") == 0;
+    return d->on_divergence_repair || strcmp(v->text, "log") == 0 ||
+           refuse(error, CONFIG_ERROR_USAGE, v, "unknown value (log or repair)");
 }
 
 static bool set_read_pattern(disk_options *d G_GNUC_UNUSED, const setting_value *v,

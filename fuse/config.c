@@ -39,6 +39,14 @@ void config_make_read_only(mount_config *config)
         ((disk_options *)g_ptr_array_index(config->disks, i))->read_only = true;
 }
 
+void config_make_offline(mount_config *config)
+{
+    config_make_read_only(config);
+    for (guint i = 0; i < config->disks->len; i++)
+        ((disk_options *)g_ptr_array_index(config->disks, i))->on_divergence_repair =
+            false;
+}
+
 void config_make_forced(mount_config *config)
 {
     config->force = true;

@@ -57,6 +57,8 @@ bool config_apply_options(mount_config *config, const char *options, GError **er
 
 /* All disks of it, whatever -o and the keyfile say. */
 void config_make_read_only(mount_config *config);
+/* The same for a command that only looks: what is to be done in a mount does not matter. */
+void config_make_offline(mount_config *config);
 
 /* All disks of it. That is for one mount, so no file can say it. */
 void config_make_forced(mount_config *config);

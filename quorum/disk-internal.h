@@ -16,6 +16,7 @@
  *   disk-reconcile.c  regions that a crash left different
  *   resync.c        a stale replica catches up
  *   repair.c        replicas that differ are given what the majority holds
+ *   repair-noted.c  what reads found differing, repaired soon after
  *   disk-worker.c   the thread that does so
  *   replica.c       states of a replica
  *
@@ -69,6 +70,7 @@ struct disk {
     bool writable;
     char *read_only_reason;
     char *degraded_reason;
+    bool on_divergence_repair; /* the disk is writable, and its threshold a majority */
     path_policy *policy;
     journal *journal; /* borrowed; may be NULL */
     disk_replica *replicas;
@@ -81,6 +83,7 @@ struct disk {
 
     GMutex state_lock;
     rangeset differing, no_quorum; /* under state_lock */
+    rangeset to_repair;            /* likewise: noted by reads */
     uint64_t unrecorded; /* under state_lock: who is out, and the journal is not synced */
     GCond recorded;      /* unrecorded has lost a bit */
 
@@ -253,8 +256,15 @@ bool disk_resync_step(disk *d);
 int disk_write_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
                          size_t end, const uint8_t *right);
 
-/* disk-worker.c: nothing unless there is a session. */
+/* repair-noted.c: what a read found is to be repaired, if that is wanted. */
+void disk_note_repairs(disk *d, const disk_reading *reading, const disk_verdict *verdict);
+/* Repairs some of it. False: there is nothing to do. */
+bool disk_repair_step(disk *d);
+
+/* disk-worker.c: nothing unless there is a session, or reads want repairs. */
 void disk_worker_start(disk *d);
+/* There is something to do. Any lock may be held. */
+void disk_worker_wake(disk *d);
 /* What the thread does until there is nothing to do; false: there is nothing now. For tests
  * without the thread, too. */
 bool disk_worker_step(disk *d);

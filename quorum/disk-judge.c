@@ -220,6 +220,7 @@ int disk_judge(disk *d, disk_thread *thread, disk_reading *reading,
         disk_report_range(d, reading, range, JOURNAL_DIVERGENCE, "read", action);
     }
     disk_report_failures(d, reading, "read", action);
+    disk_note_repairs(d, reading, &verdict);
 
     uint64_t winners = verdict.winners & reading->asked;
     disk_verdict_clear(&verdict);

@@ -65,6 +65,32 @@ static const replica_options *nth(const disk_options *options, unsigned i)
     return g_ptr_array_index(options->replicas, i);
 }
 
+static bool refuse_repairs(const char *reason, GError **error)
+{
+    g_set_error(
+        error, DISK_ERROR, DISK_ERROR_OPTIONS,
+        "on-divergence=repair needs a disk that can be written to%s%s (mount it with "
+        "on-divergence=log)",
+        reason ? ": " : "", reason ? reason : "");
+    return false;
+}
+
+static bool check_repairs(const disk_options *options, GError **error)
+{
+    unsigned n = options->replicas->len;
+    if (!options->on_divergence_repair)
+        return true;
+    if (options->read_only)
+        return refuse_repairs(NULL, error);
+    if (options->threshold == 0 || 2 * options->threshold > n)
+        return true;
+    g_set_error(error, DISK_ERROR, DISK_ERROR_OPTIONS,
+                "on-divergence=repair needs a majority, and %u of %u is none (give a "
+                "threshold of %u or more)",
+                options->threshold, n, n / 2 + 1);
+    return false;
+}
+
 static bool check_options(const disk_options *options, GError **error)
 {
     unsigned n = options->replicas->len;
@@ -93,7 +119,7 @@ static bool check_options(const disk_options *options, GError **error)
             return false;
         }
     }
-    return true;
+    return check_repairs(options, error);
 }
 
 static path_policy *make_policy(const disk_options *options, GError **error)
@@ -258,6 +284,7 @@ static void disk_free(disk *d, bool flushed)
     rangelock_free(d->range_lock);
     rangeset_clear(&d->differing);
     rangeset_clear(&d->no_quorum);
+    rangeset_clear(&d->to_repair);
     g_mutex_clear(&d->state_lock);
     g_cond_clear(&d->recorded);
     g_mutex_clear(&d->record_lock);
@@ -280,6 +307,15 @@ static bool open_state(disk *d, const disk_options *options, GError **error)
     return disk_state_begin(d, error);
 }
 
+/* What was forced is there to be looked at; else what cannot be done is not promised. */
+static bool begin_repairing(disk *d, const disk_options *options, GError **error)
+{
+    d->on_divergence_repair = options->on_divergence_repair && d->writable;
+    if (d->on_divergence_repair == options->on_divergence_repair || options->force)
+        return true;
+    return refuse_repairs(d->read_only_reason, error);
+}
+
 disk *disk_open(const disk_options *options, journal *records, GError **error)
 {
     if (!check_options(options, error))
@@ -287,7 +323,8 @@ disk *disk_open(const disk_options *options, journal *records, GError **error)
     disk *d = disk_new(options, records);
     d->policy = make_policy(options, error);
     if (d->policy && open_chains(d, options, error) && check_chains(d, error) &&
-        open_state(d, options, error) && begin_writing(d, options, error)) {
+        open_state(d, options, error) && begin_writing(d, options, error) &&
+        begin_repairing(d, options, error)) {
         if (!d->writable)
             disk_state_end(d);
         disk_worker_start(d);

@@ -1,7 +1,8 @@
 /*
  * disk-worker.c: the thread that does for a disk what nobody waits for: reconciling the
- * regions that the last session left dirty (W6), bringing stale replicas up to date, and
- * clearing intent bits when nothing was written for a while (W5).
+ * regions that the last session left dirty (W6), bringing stale replicas up to date,
+ * repairing what reads found differing, and clearing intent bits when nothing was written
+ * for a while (W5).
  *
  * It yields to the guest: while requests come in, it rests after each piece for as long as
  * the piece took.
@@ -15,17 +16,19 @@ struct disk_worker {
     GThread *thread;
     GMutex lock;
     GCond wake;
-    bool ends; /* under lock */
+    bool ends, woken; /* under lock */
 };
 
-static bool rest(disk_worker *worker, gint64 us)
+/* `idle`: until there is something to do, at most. */
+static bool rest(disk_worker *worker, gint64 us, bool idle)
 {
     gint64 until = g_get_monotonic_time() + us;
     g_mutex_lock(&worker->lock);
-    while (!worker->ends && us > 0 &&
+    while (!worker->ends && !(idle && worker->woken) && us > 0 &&
            g_cond_wait_until(&worker->wake, &worker->lock, until))
         ;
     bool ends = worker->ends;
+    worker->woken = false;
     g_mutex_unlock(&worker->lock);
     return !ends;
 }
@@ -49,36 +52,51 @@ static uint64_t requests(disk *d)
 
 bool disk_worker_step(disk *d)
 {
-    return reconcile_some(d) || disk_resync_step(d);
+    return (d->session && reconcile_some(d)) || disk_repair_step(d) ||
+           disk_resync_step(d);
 }
 
 static void *work(void *opaque)
 {
     disk *d = opaque;
     uint64_t seen = requests(d);
-    gint64 pause = 0;
-    while (rest(d->worker, pause)) {
+    gint64 pause = 0, tidied = -TIDY_US;
+    bool busy = true;
+    while (rest(d->worker, pause, !busy)) {
         gint64 before = g_get_monotonic_time();
-        bool busy = disk_worker_step(d);
-        if (!busy)
+        busy = disk_worker_step(d);
+        if (!busy && before - tidied >= TIDY_US) {
             disk_state_tidy(d);
+            tidied = before;
+        }
         bool guest = requests(d) != seen;
         seen = requests(d);
         gint64 took = g_get_monotonic_time() - before;
-        pause = !busy ? TIDY_US : guest ? MIN(took, REST_MAX_US) : 0;
+        pause = !busy ? tidied + TIDY_US - before : guest ? MIN(took, REST_MAX_US) : 0;
     }
     return NULL;
 }
 
 void disk_worker_start(disk *d)
 {
-    if (!d->session)
+    if (!d->session && !d->on_divergence_repair)
         return;
     disk_worker *worker = g_new0(disk_worker, 1);
     g_mutex_init(&worker->lock);
     g_cond_init(&worker->wake);
     d->worker = worker;
     worker->thread = g_thread_new("worker", work, d);
+}
+
+void disk_worker_wake(disk *d)
+{
+    disk_worker *worker = d->worker;
+    if (!worker)
+        return;
+    g_mutex_lock(&worker->lock);
+    worker->woken = true;
+    g_cond_broadcast(&worker->wake);
+    g_mutex_unlock(&worker->lock);
 }
 
 void disk_worker_stop(disk *d)

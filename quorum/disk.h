@@ -49,6 +49,9 @@ typedef struct disk_options {
     unsigned min_replicas; /* wholly in sync when it is opened; 0: any number */
     bool degraded_warn;    /* fewer than min_replicas: opened all the same */
     bool force;            /* see disk_open */
+    /* What a read finds differing is repaired soon after (repair.h). Refused with a threshold
+     * of half or less (O4), and on a disk that cannot be written to. */
+    bool on_divergence_repair;
     GPtrArray *replicas;   /* of replica_options*, freed with it */
     GPtrArray *allow_dirs; /* of char*, freed with it */
 } disk_options;

@@ -274,7 +274,7 @@ Test(options, what_others_put_there_is_accepted)
         "user=alice",
         "suid,dev,exec,async,relatime,strictatime,lazytime,nodiratime",
         "subtype=quorumfs",
-        "on-divergence=log,read-pattern=quorum",
+        "on-divergence=repair,on-divergence=log,read-pattern=quorum",
     };
     for (size_t i = 0; i < G_N_ELEMENTS(words); i++) {
         mount_config *config = three_images();
@@ -285,6 +285,17 @@ Test(options, what_others_put_there_is_accepted)
         cr_assert(!config->read_only);
         mount_config_free(config);
     }
+}
+
+Test(options, what_reads_find_is_repaired_if_that_is_said)
+{
+    mount_config *config = three_images();
+    const disk_options *d = g_ptr_array_index(config->disks, 0);
+    cr_assert(config_apply_options(config, "on-divergence=repair", NULL));
+    cr_assert(d->on_divergence_repair && !d->read_only);
+    config_make_offline(config);
+    cr_assert(!d->on_divergence_repair && d->read_only);
+    mount_config_free(config);
 }
 
 Test(options, a_degraded_disk_is_refused_unless_it_is_said_otherwise)
@@ -374,8 +385,6 @@ Test(options, refused)
         {"force=1", CONFIG_ERROR_USAGE, "'force' takes no value"},
         {"forse", CONFIG_ERROR_USAGE, "(did you mean 'force'?)"},
         {"on-divergence=maybe", CONFIG_ERROR_USAGE, "unknown value"},
-        {"on-divergence=repair", CONFIG_ERROR_UNAVAILABLE,
-         "on-divergence=repair is not available in this version"},
         {"blkverify", CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
         {"read-pattern=fifo", CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
         {"read-pattern=rotate", CONFIG_ERROR_UNAVAILABLE, "not available"},

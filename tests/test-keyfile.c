@@ -207,8 +207,6 @@ Test(keyfile, values_are_checked)
 
 Test(keyfile, what_is_not_built_is_refused_by_name)
 {
-    assert_refused(DISK "on-divergence=repair\n" REPLICA, CONFIG_ERROR_UNAVAILABLE,
-                   "on-divergence=repair is not available in this version");
     assert_refused(DISK "read-pattern=fifo\n" REPLICA, CONFIG_ERROR_UNAVAILABLE,
                    "not available in this version");
 }

@@ -63,7 +63,7 @@ for word in scrub resync replica job import-libvirt export-libvirt doctor; do
 done
 wrong 64 "repair is not available in this version" repair a.raw b.raw
 wrong 1 "not available in this version" help repair
-for option in on-divergence=repair blkverify read-pattern=fifo read-pattern=rotate; do
+for option in blkverify read-pattern=fifo read-pattern=rotate; do
     wrong 1 "$option is not available in this version" mount -o $option a.raw b.raw mnt
     wrong 64 "$option is not available in this version" verify -o $option a.raw b.raw
 done
