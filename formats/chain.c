@@ -387,3 +387,18 @@ const chain_layer *chain_get_layer(const chain *c, unsigned index)
 {
     return &c->layers[index]->info;
 }
+
+int chain_write_mark(chain *c, const qcow2_mark *mark)
+{
+    return c->writable ? image_write_mark(c->layers[0]->im, mark) : -EROFS;
+}
+
+int chain_read_mark(const chain *c, qcow2_mark *ret_mark, const char **ret_why)
+{
+    const layer *top = c->layers[0];
+    *ret_mark = (qcow2_mark){0};
+    *ret_why = "is not a qcow2 image";
+    if (top->kind != LAYER_QCOW2 || top->info.remote)
+        return 0;
+    return qcow2_mark_read(top->fd, ret_mark, ret_why);
+}

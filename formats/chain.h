@@ -137,4 +137,10 @@ int chain_discard(chain *c, uint64_t offset, uint64_t length);
 int chain_resize(chain *c, uint64_t size);
 int chain_flush(chain *c);
 
+/* The top's mark (qcow2-mark.h). Durable. -ENOTSUP: it goes without, as all that is no qcow2
+ * image. Between chain_begin_writing and chain_close. */
+int chain_write_mark(chain *c, const qcow2_mark *mark);
+/* Without one *ret_why says why there can be none, or is NULL; a static string. */
+int chain_read_mark(const chain *c, qcow2_mark *ret_mark, const char **ret_why);
+
 #endif

@@ -232,3 +232,10 @@ uint64_t image_allocated(image *im)
 {
     return im->driver->allocated ? im->driver->allocated(im) : UINT64_MAX;
 }
+
+int image_write_mark(image *im, const qcow2_mark *mark)
+{
+    if (im->read_only)
+        return -EROFS;
+    return im->driver->write_mark ? im->driver->write_mark(im, mark) : -ENOTSUP;
+}

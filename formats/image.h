@@ -19,6 +19,7 @@
 #define FORMATS_IMAGE_H
 
 #include "formats/file.h"
+#include "formats/qcow2-mark.h"
 #include "formats/uring.h"
 #include <glib.h>
 #include <stdbool.h>
@@ -150,6 +151,10 @@ typedef struct image_driver {
     /* Guest bytes that hold data by the image's own maps (for st_blocks); may lag behind.
      * UINT64_MAX, or NULL: unknown. */
     uint64_t (*allocated)(image *im);
+
+    /* Puts the mark into the file, durably, beside whatever else changes it. NULL, or
+     * -ENOTSUP: this image goes without. */
+    int (*write_mark)(image *im, const qcow2_mark *mark);
 } image_driver;
 
 struct image {
@@ -183,5 +188,6 @@ int image_flush_step(image *im, image_flush_state *flush, unsigned owner, io_lis
 /* All steps on this thread. */
 int image_flush(image *im);
 uint64_t image_allocated(image *im);
+int image_write_mark(image *im, const qcow2_mark *mark);
 
 #endif

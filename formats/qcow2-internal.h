@@ -132,6 +132,7 @@ int qcow2_update_autoclear(int fd, uint64_t clear);
 int qcow2_update_size(int fd, uint64_t size);
 int qcow2_update_l1(int fd, uint64_t size, uint32_t l1_entries, uint64_t l1_offset);
 int qcow2_update_refcount_table(int fd, uint64_t offset, uint32_t clusters);
+int qcow2_update_backing_offset(int fd, uint64_t offset);
 
 /* The tables that lie at one place: header, active L1, refcount table, snapshot table,
  * the snapshots' L1 tables, bitmap directory. Whole clusters, sorted, disjoint. */

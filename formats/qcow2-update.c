@@ -16,6 +16,7 @@
 
 enum {
     AT_VERSION = 4,
+    AT_BACKING_OFFSET = 8,
     AT_SIZE = 24,
     AT_L1_ENTRIES = 36,
     AT_L1_OFFSET = 40,
@@ -104,5 +105,15 @@ int qcow2_update_refcount_table(int fd, uint64_t offset, uint32_t clusters)
         return result;
     put64(sector + AT_REFCOUNT_TABLE, offset);
     put32(sector + AT_REFCOUNT_CLUSTERS, clusters);
+    return write_sector(fd, sector);
+}
+
+int qcow2_update_backing_offset(int fd, uint64_t offset)
+{
+    uint8_t sector[SECTOR];
+    int result = read_sector(fd, sector);
+    if (result < 0)
+        return result;
+    put64(sector + AT_BACKING_OFFSET, offset);
     return write_sector(fd, sector);
 }

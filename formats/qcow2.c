@@ -162,6 +162,16 @@ static uint64_t qcow2_allocated(image *im)
     return (uint64_t)MAX(bytes, 0);
 }
 
+/* Under the lock of all that changes the header. */
+static int qcow2_image_mark(image *im, const qcow2_mark *mark)
+{
+    qcow2_writer *w = from_image(im)->writer;
+    pthread_mutex_lock(&w->map->lock);
+    int error = w->failed ? w->failed : qcow2_mark_write(w->fd, mark);
+    pthread_mutex_unlock(&w->map->lock);
+    return error;
+}
+
 static bool open_tables(qcow2_image *q, GError **error);
 
 /* After an unclean end with lazy refcounts they are counted anew, and so are the flags in
@@ -240,6 +250,7 @@ static const image_driver qcow2_writable_driver = {
     .resize = qcow2_resize_image,
     .flush_step = qcow2_image_flush,
     .allocated = qcow2_allocated,
+    .write_mark = qcow2_image_mark,
 };
 
 /* ---- Opening ------------------------------------------------------------------------------ */

@@ -109,6 +109,30 @@ static void print_layer(const chain_layer *layer)
         field("data file", "%s", layer->data_file);
 }
 
+static char *set_id_text(const qcow2_mark *mark)
+{
+    GString *text = g_string_new(NULL);
+    for (size_t i = 0; i < sizeof mark->set_id; i++)
+        g_string_append_printf(text, "%02x", mark->set_id[i]);
+    return g_string_free(text, FALSE);
+}
+
+/* What the top says of the set that it is a replica of; once, not for each layer. */
+static void print_mark(const chain *c)
+{
+    qcow2_mark mark;
+    const char *why;
+    if (strcmp(chain_get_layer(c, 0)->format, "qcow2") != 0 ||
+        chain_read_mark(c, &mark, &why) < 0)
+        return;
+    g_autofree char *set = set_id_text(&mark);
+    if (mark.present && mark.replica != 0)
+        field("replica of", "set %s, generation %" G_GUINT64_FORMAT ", %s", set,
+              mark.generation, mark.clean ? "closed cleanly" : "not closed cleanly");
+    else if (why)
+        field("replica of", "cannot be noted in the image: %s", why);
+}
+
 static void print_chain(const chain *c, bool all)
 {
     unsigned depth = chain_depth(c);
@@ -118,6 +142,8 @@ static void print_chain(const chain *c, bool all)
         if (all && depth > 1)
             field("layer", "%u of %u%s", i, depth - 1, i == 0 ? " (top)" : "");
         print_layer(chain_get_layer(c, i));
+        if (i == 0)
+            print_mark(c);
     }
     if (!all)
         field("chain", depth == 1 ? "%u layer" : "%u layers (info --chain shows all)",
@@ -160,15 +186,27 @@ static json_t *layer_object(const chain_layer *layer)
     return o;
 }
 
+/* null: nothing is noted in the image. */
+static json_t *mark_object(const chain *c)
+{
+    qcow2_mark mark;
+    const char *why;
+    if (chain_read_mark(c, &mark, &why) < 0 || mark.replica == 0)
+        return json_null();
+    g_autofree char *set = set_id_text(&mark);
+    return json_pack("{s:s, s:I, s:b}", "set", set, "generation",
+                     (json_int_t)mark.generation, "clean", (int)mark.clean);
+}
+
 /* The same object with and without --chain, but for how many layers it lists. */
 static void print_json(const chain *c, bool all)
 {
     json_t *layers = json_array();
     for (unsigned i = 0; i < (all ? chain_depth(c) : 1); i++)
         json_array_append_new(layers, layer_object(chain_get_layer(c, i)));
-    json_t *object =
-        json_pack("{s:I, s:I, s:o}", "virtual-size", (json_int_t)chain_size(c), "depth",
-                  (json_int_t)chain_depth(c), "layers", layers);
+    json_t *object = json_pack(
+        "{s:I, s:I, s:o, s:o}", "virtual-size", (json_int_t)chain_size(c), "depth",
+        (json_int_t)chain_depth(c), "layers", layers, "replica-of", mark_object(c));
     json_dumpf(object, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(object);
