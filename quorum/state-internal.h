@@ -1,7 +1,8 @@
 /*
  * state-internal.h: what the files of the state share. Private to state*.c.
  *
- *   state.c         policy: the set, intent, stale ranges
+ *   state.c         policy: the set, intent
+ *   state-stale.c   stale ranges
  *   state-open.c    opening, making, resetting
  *   state-shape.c   which replicas the recorded ones are; other shapes
  *   state-file.c    rounds: what is wanted reaches the file, once for all who wait
@@ -154,7 +155,25 @@ const char *state_set_shape(state_facts *facts, const state_shape *shape);
 /* Makes what was loaded that of the shape. -EINVAL: *ret_why; -ENOENT: other replicas. */
 int state_adopt(state *s, const state_shape *shape, const char **ret_why);
 
-/* state.c: the totals, from the bitmaps; after an open or a reshape. */
+/* state.c */
+
+/* The totals, from the bitmaps; after an open or a reshape. */
 void state_recount(state *s);
+
+typedef struct state_range {
+    uint32_t first, end; /* bits [first, end) */
+} state_range;
+/* The bits that the range touches; false: it leaves the disk. */
+bool state_touched(const state *s, const state_bitmap *bitmap, uint64_t offset,
+                   uint64_t length, state_range *ret_range);
+/* The bits that lie wholly in it; the last one ends with the disk. */
+state_range state_covered(const state *s, const state_bitmap *bitmap, uint64_t offset,
+                          uint64_t length);
+
+typedef bool state_test_bit(const state *s, const state_bitmap *bitmap, uint32_t bit);
+bool state_is_set(const state *s, const state_bitmap *bitmap, uint32_t bit);
+/* The next run of bits that pass, at or after `from`; false: none. */
+bool state_next_run(const state *s, const state_bitmap *bitmap, state_test_bit *test,
+                    uint64_t from, uint64_t *ret_offset, uint64_t *ret_length);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * state.c: the set, intent and stale ranges (state.h).
+ * state.c: the set, and intent (state.h).
  *
  * Intent. A region has one word: how many writes are under way, flags, how many ever began.
  * A write begins with one atomic addition, which also tells whether the region's bit is
@@ -9,10 +9,6 @@
  * "I am counted" for a clearer to slip in, and no flush that a write came too late for. The
  * exchange and what it does to the bitmap are one step under the lock, in which a write that
  * finds the flag gone waits to set its bit again.
- *
- * Stale marks are made under the lock even if they are there already, because a mark also
- * takes back what a resync said it had copied; a lock that nobody waits for is as fast as
- * the atomics that would replace it, and only replicas that failed are marked.
  */
 #include "quorum/state-internal.h"
 #include <errno.h>
@@ -186,15 +182,10 @@ uint64_t state_stale_region(const state *s)
 
 /* ---- Ranges and bits ----------------------------------------------------------------- */
 
-typedef struct bit_range {
-    uint32_t first, end; /* [first, end) */
-} bit_range;
-
-/* The bits that the range touches; false: it leaves the disk. */
-static bool touched(const state *s, const state_bitmap *bitmap, uint64_t offset,
-                    uint64_t length, bit_range *ret_range)
+bool state_touched(const state *s, const state_bitmap *bitmap, uint64_t offset,
+                   uint64_t length, state_range *ret_range)
 {
-    *ret_range = (bit_range){0, 0};
+    *ret_range = (state_range){0, 0};
     if (offset > s->facts.size || length > s->facts.size - offset)
         return false;
     if (length > 0) {
@@ -204,13 +195,12 @@ static bool touched(const state *s, const state_bitmap *bitmap, uint64_t offset,
     return true;
 }
 
-/* The bits that lie wholly in it; the last one ends with the disk. */
-static bit_range covered(const state *s, const state_bitmap *bitmap, uint64_t offset,
-                         uint64_t length)
+state_range state_covered(const state *s, const state_bitmap *bitmap, uint64_t offset,
+                          uint64_t length)
 {
-    bit_range range;
-    if (!touched(s, bitmap, offset, length, &range) || length == 0)
-        return (bit_range){0, 0};
+    state_range range;
+    if (!state_touched(s, bitmap, offset, length, &range) || length == 0)
+        return (state_range){0, 0};
     uint64_t end = offset + length;
     range.first = state_bits(offset, bitmap->shift);
     if (end < s->facts.size)
@@ -219,10 +209,8 @@ static bit_range covered(const state *s, const state_bitmap *bitmap, uint64_t of
     return range;
 }
 
-typedef bool test_bit(const state *s, const state_bitmap *bitmap, uint32_t bit);
-
-static bool next_run(const state *s, const state_bitmap *bitmap, test_bit *test,
-                     uint64_t from, uint64_t *ret_offset, uint64_t *ret_length)
+bool state_next_run(const state *s, const state_bitmap *bitmap, state_test_bit *test,
+                    uint64_t from, uint64_t *ret_offset, uint64_t *ret_length)
 {
     if (from >= s->facts.size)
         return false;
@@ -237,7 +225,7 @@ static bool next_run(const state *s, const state_bitmap *bitmap, test_bit *test,
     return first < end;
 }
 
-static bool is_set(const state *s, const state_bitmap *bitmap, uint32_t bit)
+bool state_is_set(const state *s, const state_bitmap *bitmap, uint32_t bit)
 {
     (void)s;
     return state_has_bit(bitmap, bit);
@@ -245,7 +233,7 @@ static bool is_set(const state *s, const state_bitmap *bitmap, uint32_t bit)
 
 /* ---- Intent -------------------------------------------------------------------------- */
 
-static int mark_regions(state *s, bit_range range)
+static int mark_regions(state *s, state_range range)
 {
     state_bitmap *bitmap = &s->bitmaps[0];
     g_mutex_lock(&s->lock);
@@ -259,8 +247,8 @@ static int mark_regions(state *s, bit_range range)
 
 int state_write_begin(state *s, uint64_t offset, uint64_t length)
 {
-    bit_range range;
-    if (!touched(s, &s->bitmaps[0], offset, length, &range))
+    state_range range;
+    if (!state_touched(s, &s->bitmaps[0], offset, length, &range))
         return -EINVAL;
     uint64_t stable = STATE_STABLE;
     for (uint32_t region = range.first; region < range.end; region++)
@@ -273,8 +261,8 @@ int state_write_begin(state *s, uint64_t offset, uint64_t length)
 
 void state_write_end(state *s, uint64_t offset, uint64_t length, bool equal)
 {
-    bit_range range;
-    touched(s, &s->bitmaps[0], offset, length, &range);
+    state_range range;
+    state_touched(s, &s->bitmaps[0], offset, length, &range);
     for (uint32_t region = range.first; region < range.end; region++) {
         if (!equal)
             atomic_fetch_or(&s->regions[region], STATE_KEPT);
@@ -291,10 +279,10 @@ static bool is_unreconciled(const state *s, const state_bitmap *bitmap, uint32_t
 
 bool state_is_unreconciled(const state *s, uint64_t offset, uint64_t length)
 {
-    bit_range range;
+    state_range range;
     if (atomic_load_explicit(&s->unreconciled_bytes, memory_order_acquire) == 0)
         return false;
-    touched(s, &s->bitmaps[0], offset, length, &range);
+    state_touched(s, &s->bitmaps[0], offset, length, &range);
     for (uint32_t region = range.first; region < range.end; region++)
         if (is_unreconciled(s, &s->bitmaps[0], region))
             return true;
@@ -304,12 +292,13 @@ bool state_is_unreconciled(const state *s, uint64_t offset, uint64_t length)
 bool state_next_unreconciled(state *s, uint64_t from, uint64_t *ret_offset,
                              uint64_t *ret_length)
 {
-    return next_run(s, &s->bitmaps[0], is_unreconciled, from, ret_offset, ret_length);
+    return state_next_run(s, &s->bitmaps[0], is_unreconciled, from, ret_offset,
+                          ret_length);
 }
 
 bool state_next_dirty(state *s, uint64_t from, uint64_t *ret_offset, uint64_t *ret_length)
 {
-    return next_run(s, &s->bitmaps[0], is_set, from, ret_offset, ret_length);
+    return state_next_run(s, &s->bitmaps[0], state_is_set, from, ret_offset, ret_length);
 }
 
 /* Under the lock, so that no region is cleared meanwhile; one that was collected before has
@@ -331,7 +320,7 @@ void state_unreconcile(state *s)
 void state_reconciled(state *s, uint64_t offset, uint64_t length)
 {
     const state_bitmap *bitmap = &s->bitmaps[0];
-    bit_range range = covered(s, bitmap, offset, length);
+    state_range range = state_covered(s, bitmap, offset, length);
     for (uint32_t region = range.first; region < range.end; region++) {
         uint64_t before =
             atomic_fetch_and(&s->regions[region], ~(STATE_KEPT | STATE_UNRECONCILED));
@@ -407,84 +396,4 @@ int64_t state_clear(state *s, state_collection *collection)
     g_mutex_unlock(&s->lock);
     state_collection_free(collection);
     return failed ? failed : cleared;
-}
-
-/* ---- Stale ranges -------------------------------------------------------------------- */
-
-static bool is_durable(const state_bitmap *bitmap, bit_range range)
-{
-    for (uint32_t bit = range.first; bit < range.end; bit++)
-        if (!(bitmap->stable[bit / 64] >> bit % 64 & 1))
-            return false;
-    return true;
-}
-
-int state_mark_stale(state *s, unsigned i, uint64_t offset, uint64_t length)
-{
-    state_bitmap *bitmap = &s->bitmaps[1 + i];
-    bit_range range;
-    if (!touched(s, bitmap, offset, length, &range))
-        return -EINVAL;
-    g_mutex_lock(&s->lock);
-    for (uint32_t bit = range.first; bit < range.end; bit++) {
-        if (bitmap->copied)
-            bitmap->copied[bit / 64] &= ~(UINT64_C(1) << bit % 64);
-        if (state_want_bit(s, bitmap, bit, true))
-            atomic_fetch_add(&s->stale_bytes[i], state_bit_bytes(s, bitmap, bit));
-    }
-    int result = is_durable(bitmap, range) ? 0 : state_commit(s);
-    g_mutex_unlock(&s->lock);
-    return result;
-}
-
-bool state_is_stale(const state *s, unsigned i, uint64_t offset, uint64_t length)
-{
-    const state_bitmap *bitmap = &s->bitmaps[1 + i];
-    bit_range range;
-    if (atomic_load_explicit(&s->stale_bytes[i], memory_order_acquire) == 0)
-        return false;
-    touched(s, bitmap, offset, length, &range);
-    for (uint32_t bit = range.first; bit < range.end; bit++)
-        if (state_has_bit(bitmap, bit))
-            return true;
-    return false;
-}
-
-bool state_next_stale(state *s, unsigned i, uint64_t from, uint64_t *ret_offset,
-                      uint64_t *ret_length)
-{
-    return next_run(s, &s->bitmaps[1 + i], is_set, from, ret_offset, ret_length);
-}
-
-void state_stale_copied(state *s, unsigned i, uint64_t offset, uint64_t length)
-{
-    state_bitmap *bitmap = &s->bitmaps[1 + i];
-    bit_range range = covered(s, bitmap, offset, length);
-    g_mutex_lock(&s->lock);
-    if (!bitmap->copied)
-        bitmap->copied = g_new0(uint64_t, (size_t)bitmap->sectors * STATE_SECTOR_WORDS);
-    for (uint32_t bit = range.first; bit < range.end; bit++)
-        bitmap->copied[bit / 64] |= UINT64_C(1) << bit % 64;
-    g_mutex_unlock(&s->lock);
-}
-
-int state_stale_clear(state *s, unsigned i)
-{
-    state_bitmap *bitmap = &s->bitmaps[1 + i];
-    int result = 0;
-    bool changed = false;
-    g_mutex_lock(&s->lock);
-    for (uint32_t bit = 0; bitmap->copied && bit < bitmap->bits; bit++) {
-        uint64_t mask = UINT64_C(1) << bit % 64;
-        if (!(bitmap->copied[bit / 64] & mask) || !state_want_bit(s, bitmap, bit, false))
-            continue;
-        bitmap->stable[bit / 64] &= ~mask;
-        atomic_fetch_sub(&s->stale_bytes[i], state_bit_bytes(s, bitmap, bit));
-        changed = true;
-    }
-    g_clear_pointer(&bitmap->copied, g_free);
-    if (changed)
-        result = state_commit(s);
-    g_mutex_unlock(&s->lock);
-    return result;
 }
