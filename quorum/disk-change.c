@@ -293,6 +293,27 @@ static uint64_t contenders(const disk *d, const vote_range *range, uint64_t aske
     return 0;
 }
 
+/* Where too few replicas have missed nothing at all of a region, but, as the change succeeded,
+ * enough hold each sector of it, that is recorded for the next open. A region that lies
+ * wholly in a change needs it not: whoever missed the change missed all of it. */
+static bool remember_exactly(disk *d, uint64_t offset)
+{
+    bool added = false;
+    if (!state_is_crowded(d->store, offset))
+        return false;
+    uint64_t region = state_stale_region(d->store), start = offset & ~(region - 1);
+    g_mutex_lock(&d->state_lock);
+    for (unsigned i = 0; i < d->n; i++) {
+        rangeset known = {0};
+        rangeset_add_part(&known, &d->replicas[i].missed, start, start + region);
+        rangeset_add_part(&known, &d->replicas[i].copied, start, start + region);
+        added |= state_set_exact(d->store, i, start, &known);
+        rangeset_clear(&known);
+    }
+    g_mutex_unlock(&d->state_lock);
+    return added;
+}
+
 /* W2: on stable storage before the guest hears of it. 0 or -errno. */
 static int remember(disk *d, const disk_change *change, const disk_outcome *outcome)
 {
@@ -304,6 +325,12 @@ static int remember(disk *d, const disk_change *change, const disk_outcome *outc
         if (r == 0 && disk_has_bit(outcome->moved, i))
             r = disk_state_record(d, i);
         result = result ? result : r;
+    }
+    if (outcome->missed != 0 && d->session && change->length > 0) {
+        bool added = remember_exactly(d, change->offset);
+        added |= remember_exactly(d, change->offset + change->length - 1);
+        if (added && result == 0)
+            result = state_settle(d->store);
     }
     bool flush = change->event == REPLICA_EVENT_FLUSH_FAILED;
     return result || !flush || !d->session ? result : state_settle(d->store);

@@ -53,6 +53,7 @@ typedef struct disk_replica {
     replica_state state;
     rangeset differing; /* where it was outvoted, or nobody won */
     rangeset missed;    /* changes that it did not take: no vote there */
+    rangeset copied;    /* was missed, and is not flushed since it was copied */
     uint64_t divergent_bytes;
     /* The worker's: */
     identity_source *identity; /* NULL: nothing is remembered */

@@ -276,6 +276,7 @@ static void disk_free(disk *d, bool flushed)
         disk_replica *replica = &d->replicas[i];
         rangeset_clear(&replica->differing);
         rangeset_clear(&replica->missed);
+        rangeset_clear(&replica->copied);
         g_free(replica->name);
         g_free(replica->source);
     }

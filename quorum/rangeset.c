@@ -99,11 +99,14 @@ uint64_t rangeset_add(rangeset *set, uint64_t offset, uint64_t length)
     return length - covered;
 }
 
-bool rangeset_touches(const rangeset *set, uint64_t offset, uint64_t length)
+void rangeset_add_part(rangeset *set, const rangeset *from, uint64_t start, uint64_t end)
 {
-    unsigned at = lower_bound(set, offset + 1); /* the first that ends behind `offset` */
-    return length > 0 && at < rangeset_count(set) &&
-           rangeset_get(set, at).start < offset + length;
+    for (unsigned at = lower_bound(from, start + 1);
+         at < rangeset_count(from) && rangeset_get(from, at).start < end; at++) {
+        rangeset_range range = rangeset_get(from, at);
+        uint64_t first = MAX(range.start, start);
+        rangeset_add(set, first, MIN(range.end, end) - first);
+    }
 }
 
 bool rangeset_run(const rangeset *set, uint64_t offset, uint64_t end, uint64_t *ret_end)

@@ -30,10 +30,12 @@ void rangeset_clear(rangeset *set); /* frees; empty afterwards */
  * UINT64_MAX; length 0 adds nothing. */
 uint64_t rangeset_add(rangeset *set, uint64_t offset, uint64_t length);
 
+/* Adds what `from` has within [start, end). */
+void rangeset_add_part(rangeset *set, const rangeset *from, uint64_t start, uint64_t end);
+
 /* Returns how many of the bytes were in the set. Where cutting a range in two would need
  * one more than RANGESET_MAX, that range stays whole. */
 uint64_t rangeset_remove(rangeset *set, uint64_t offset, uint64_t length);
-bool rangeset_touches(const rangeset *set, uint64_t offset, uint64_t length);
 /* Whether `offset` is in the set, and up to where that holds: at most `end`. */
 bool rangeset_run(const rangeset *set, uint64_t offset, uint64_t end, uint64_t *ret_end);
 uint64_t rangeset_bytes(const rangeset *set);

@@ -35,6 +35,15 @@ static int copy_run(disk *d, unsigned i, uint64_t voters, uint64_t offset, size_
     return r;
 }
 
+/* It votes there again. */
+static void note_copied(disk *d, unsigned i, uint64_t offset, uint64_t length)
+{
+    g_mutex_lock(&d->state_lock);
+    rangeset_remove(&d->replicas[i].missed, offset, length);
+    rangeset_add(&d->replicas[i].copied, offset, length);
+    g_mutex_unlock(&d->state_lock);
+}
+
 /* The runs of a region that it missed; all of the region is locked. */
 static int copy_missed(disk *d, unsigned i, uint64_t offset, uint64_t end)
 {
@@ -45,10 +54,8 @@ static int copy_missed(disk *d, unsigned i, uint64_t offset, uint64_t end)
         if (disk_has_bit(voters, i))
             continue;
         r = copy_run(d, i, voters, at, (size_t)(next - at));
-        g_mutex_lock(&d->state_lock);
         if (r == 0)
-            rangeset_remove(&d->replicas[i].missed, at, next - at);
-        g_mutex_unlock(&d->state_lock);
+            note_copied(d, i, at, next - at);
     }
     return r;
 }
@@ -89,6 +96,9 @@ static int finish(disk *d, unsigned i)
         disk_state_record(d, i);
         return r;
     }
+    g_mutex_lock(&d->state_lock);
+    rangeset_clear(&d->replicas[i].copied);
+    g_mutex_unlock(&d->state_lock);
     r = state_stale_clear(d->store, i);
     if (r == 0 && move(d, i, REPLICA_EVENT_CAUGHT_UP, 0))
         r = disk_state_record(d, i);

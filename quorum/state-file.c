@@ -80,6 +80,7 @@ typedef struct state_round {
     GArray *keys;     /* of uint64_t, ascending */
     uint8_t *sectors; /* one for each key */
     uint8_t *slot;    /* NULL: the facts did not change */
+    size_t slot_length;
     unsigned slot_index;
 } state_round;
 
@@ -132,7 +133,8 @@ static void round_take(state *s, state_round *round)
     s->facts_dirty = false;
     s->facts.sequence++;
     mark_synced(s);
-    round->slot = g_malloc(state_slot_length(s->facts.n));
+    round->slot_length = state_slot_length(&s->facts);
+    round->slot = g_malloc(round->slot_length);
     state_encode_slot(&s->facts, round->slot);
 }
 
@@ -157,17 +159,16 @@ static int write_sectors(state *s, state_round *round)
 
 static int round_write(state *s, state_round *round)
 {
-    size_t slot_length = round->slot ? state_slot_length(s->facts.n) : 0;
     if (round->keys->len == 0 && !round->slot)
         return 0;
     int error = write_sectors(s, round);
     if (!error && round->slot)
-        error = file_write_full(s->fd, round->slot, slot_length,
+        error = file_write_full(s->fd, round->slot, round->slot_length,
                                 (uint64_t)round->slot_index * STATE_SLOT_MAX);
     if (!error)
         error = file_sync(s->fd);
     if (!error && round->slot)
-        (void)!file_write_full(s->fd, round->slot, slot_length,
+        (void)!file_write_full(s->fd, round->slot, round->slot_length,
                                (uint64_t)!round->slot_index * STATE_SLOT_MAX);
     return error;
 }

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define MAGIC   UINT64_C(0x6574617473667071) /* "qpfstate" */
-#define VERSION 1u
+#define VERSION 2u
 
 /* A slot. */
 enum {
@@ -48,8 +48,17 @@ enum {
     HAS_DATA = 1,
     HAS_HEADER = 2,
 };
+
+/* Behind the replicas. Version 1 has nothing there. */
+enum {
+    AT_N_EXACT = 16,
+    AT_EXACT = 32, /* entries: replica, 4 bytes unused, offset, length */
+    EXACT_SIZE = 24,
+};
 G_STATIC_ASSERT(AT_HEADER + 32 <= REPLICA_SIZE);
-G_STATIC_ASSERT(AT_REPLICAS + VOTE_REPLICAS_MAX * REPLICA_SIZE <= STATE_SLOT_MAX);
+G_STATIC_ASSERT(AT_REPLICAS + VOTE_REPLICAS_MAX * REPLICA_SIZE + AT_EXACT +
+                    STATE_EXACT_MAX * EXACT_SIZE <=
+                STATE_SLOT_MAX);
 
 static void put32(uint8_t *at, uint32_t value)
 {
@@ -98,9 +107,20 @@ uint64_t state_area_length(const state_facts *facts)
     return state_sector_at(facts, facts->n + 1, 0) - facts->area;
 }
 
-size_t state_slot_length(unsigned n)
+static size_t at_tail(unsigned n)
 {
-    return (AT_REPLICAS + (size_t)n * REPLICA_SIZE + 4095) & ~(size_t)4095;
+    return AT_REPLICAS + (size_t)n * REPLICA_SIZE;
+}
+
+static size_t slot_length(size_t used)
+{
+    return (used + 4095) & ~(size_t)4095;
+}
+
+size_t state_slot_length(const state_facts *facts)
+{
+    return slot_length(at_tail(facts->n) + AT_EXACT +
+                       (size_t)facts->n_exact * EXACT_SIZE);
 }
 
 /* ---- Slots --------------------------------------------------------------------------- */
@@ -162,9 +182,49 @@ static void sum_slot(const uint8_t *slot, size_t length, uint8_t ret_sum[SUM_SIZ
     journal_digest(copy, length, ret_sum);
 }
 
+static void encode_tail(const state_facts *facts, uint8_t *tail)
+{
+    put32(tail + AT_N_EXACT, facts->n_exact);
+    for (unsigned k = 0; k < facts->n_exact; k++) {
+        uint8_t *at = tail + AT_EXACT + (size_t)k * EXACT_SIZE;
+        put32(at, facts->exact[k].replica);
+        put64(at + 8, facts->exact[k].offset);
+        put64(at + 16, facts->exact[k].length);
+    }
+}
+
+static bool has_valid_exact(const state_facts *facts)
+{
+    for (unsigned k = 0; k < facts->n_exact; k++) {
+        const state_exact *entry = &facts->exact[k];
+        if (entry->replica >= facts->n || entry->length == 0 ||
+            entry->offset >= facts->size || entry->length > facts->size - entry->offset ||
+            entry->offset >> facts->stale_shift !=
+                (entry->offset + entry->length - 1) >> facts->stale_shift)
+            return false;
+        if (k > 0 && (entry[-1].replica > entry->replica ||
+                      (entry[-1].replica == entry->replica &&
+                       entry[-1].offset + entry[-1].length > entry->offset)))
+            return false;
+    }
+    return true;
+}
+
+static bool decode_tail(const uint8_t *tail, state_facts *facts)
+{
+    facts->n_exact = get32(tail + AT_N_EXACT);
+    if (facts->n_exact > STATE_EXACT_MAX)
+        return false;
+    for (unsigned k = 0; k < facts->n_exact; k++) {
+        const uint8_t *at = tail + AT_EXACT + (size_t)k * EXACT_SIZE;
+        facts->exact[k] = (state_exact){get32(at), get64(at + 8), get64(at + 16)};
+    }
+    return has_valid_exact(facts);
+}
+
 void state_encode_slot(const state_facts *facts, uint8_t *ret_slot)
 {
-    size_t length = state_slot_length(facts->n);
+    size_t length = state_slot_length(facts);
     memset(ret_slot, 0, length);
     put64(ret_slot + AT_MAGIC, MAGIC);
     put32(ret_slot + AT_VERSION, VERSION);
@@ -187,6 +247,7 @@ void state_encode_slot(const state_facts *facts, uint8_t *ret_slot)
         memcpy(at + AT_SOURCE, facts->replicas[i].source, STATE_SOURCE_SIZE);
         encode_replica(at, &facts->replicas[i].record);
     }
+    encode_tail(facts, ret_slot + at_tail(facts->n));
     sum_slot(ret_slot, length, ret_slot + AT_SUM);
 }
 
@@ -218,8 +279,7 @@ static bool decode_facts(const uint8_t *slot, state_facts *facts)
     facts->layout = get64(slot + AT_LAYOUT);
     facts->area = get64(slot + AT_AREA);
     if (facts->n < 1 || facts->n > VOTE_REPLICAS_MAX || facts->threshold < 1 ||
-        facts->threshold > facts->n || !has_valid_shape(facts) ||
-        get32(slot + AT_LENGTH) != state_slot_length(facts->n))
+        facts->threshold > facts->n || !has_valid_shape(facts))
         return false;
     for (unsigned i = 0; i < facts->n; i++) {
         const uint8_t *at = slot + AT_REPLICAS + (size_t)i * REPLICA_SIZE;
@@ -230,7 +290,10 @@ static bool decode_facts(const uint8_t *slot, state_facts *facts)
             !decode_replica(at, &facts->replicas[i].record))
             return false;
     }
-    return true;
+    if (get32(slot + AT_VERSION) == 1)
+        return get32(slot + AT_LENGTH) == slot_length(at_tail(facts->n));
+    return decode_tail(slot + at_tail(facts->n), facts) &&
+           get32(slot + AT_LENGTH) == state_slot_length(facts);
 }
 
 state_slot_kind state_decode_slot(const uint8_t *slot, state_facts *ret_facts)

@@ -3,6 +3,7 @@
  *
  *   state.c         policy: the set, intent
  *   state-stale.c   stale ranges
+ *   state-exact.c   ranges known exactly within stale regions, pure
  *   state-open.c    opening, making, resetting
  *   state-shape.c   which replicas the recorded ones are; other shapes
  *   state-file.c    rounds: what is wanted reaches the file, once for all who wait
@@ -31,6 +32,14 @@
 #define STATE_BITMAPS_MAX  (1 + VOTE_REPLICAS_MAX)
 #define STATE_INTENT_BITS  (1u << 20) /* at most: 8 bytes of memory each */
 #define STATE_STALE_BITS   (1u << 23)
+#define STATE_EXACT_MAX    1024u
+
+/* Part of a stale region that a replica missed: what it missed of that region is such ranges
+ * and nothing else. */
+typedef struct state_exact {
+    uint32_t replica;
+    uint64_t offset, length; /* within one region */
+} state_exact;
 
 /* What a slot says. */
 typedef struct state_facts {
@@ -48,6 +57,8 @@ typedef struct state_facts {
         char name[STATE_NAME_SIZE], source[STATE_SOURCE_SIZE];
         state_replica record;
     } replicas[VOTE_REPLICAS_MAX];
+    unsigned n_exact;
+    state_exact exact[STATE_EXACT_MAX]; /* by replica, then offset; never overlapping */
 } state_facts;
 
 /* One bitmap. */
@@ -101,8 +112,8 @@ uint64_t state_area_length(const state_facts *facts);
 /* Where a bitmap's sector lies in the file. */
 uint64_t state_sector_at(const state_facts *facts, unsigned bitmap, uint32_t sector);
 
-/* How long the slot of n replicas is: a multiple of 4096. */
-size_t state_slot_length(unsigned n);
+/* How long the slot is: a multiple of 4096. */
+size_t state_slot_length(const state_facts *facts);
 void state_encode_slot(const state_facts *facts, uint8_t *ret_slot);
 typedef enum state_slot_kind {
     STATE_SLOT_INVALID,
@@ -117,6 +128,23 @@ void state_seal_sector(const state_facts *facts, unsigned bitmap, uint32_t secto
                        uint8_t *bytes);
 bool state_sector_is_sealed(const state_facts *facts, unsigned bitmap, uint32_t sector,
                             const uint8_t *bytes);
+
+/* state-exact.c. A region with entries of a replica is told by them; one without, by its bit. */
+
+/* The replica's entries that end behind `offset`: the first one's index, or n_exact. */
+unsigned state_exact_find(const state_facts *facts, unsigned replica, uint64_t offset);
+/* Whether there is an entry of the replica in the region around `offset`. */
+bool state_exact_has(const state_facts *facts, unsigned replica, uint64_t offset);
+/* The replica missed a range: regions with entries get it, or lose their entries where
+ * that says more. Returns whether something changed. */
+bool state_exact_add(state_facts *facts, unsigned replica, uint64_t offset,
+                     uint64_t length);
+/* What it missed of the region around `offset` is this. False: there is no room for it. */
+bool state_exact_set(state_facts *facts, unsigned replica, uint64_t offset,
+                     const rangeset *missed);
+/* Entries that `keep` denies are forgotten. Returns whether there were any. */
+typedef bool state_exact_keep(void *opaque, const state_exact *entry);
+bool state_exact_filter(state_facts *facts, state_exact_keep *keep, void *opaque);
 
 /* state-file.c; the lock is held, and given up meanwhile */
 
@@ -154,6 +182,9 @@ void state_init_bitmaps(state *s); /* as the facts say, all clear */
 const char *state_set_shape(state_facts *facts, const state_shape *shape);
 /* Makes what was loaded that of the shape. -EINVAL: *ret_why; -ENOENT: other replicas. */
 int state_adopt(state *s, const state_shape *shape, const char **ret_why);
+
+/* state-stale.c: a state_exact_keep of a state. */
+bool state_has_exact_bit(void *opaque, const state_exact *entry);
 
 /* state.c */
 

@@ -272,6 +272,10 @@ static bool load(state *s, GError **error)
         state_init_bitmaps(s);
     for (unsigned k = 0; k <= s->facts.n && !failed; k++)
         failed = load_bitmap(s, &s->bitmaps[k]);
+    /* If the power failed while both were written, there may be an entry without its bit,
+     * and then it was not promised yet, or no longer. */
+    if (!failed && state_exact_filter(&s->facts, state_has_exact_bit, s))
+        s->facts_dirty = true;
     failed = failed ? failed : file_sync(s->fd);
     if (failed)
         set_io_error(error, s->path, failed);

@@ -193,6 +193,22 @@ static void map_records(const state_facts *from, const int *map, state_facts *to
         to->replicas[i].record = map[i] < 0 ? fresh : from->replicas[map[i]].record;
 }
 
+/* Entries of the old facts in `to`; where regions have another size, they are told by bits. */
+static void map_exact(const state_facts *from, const int *map, state_facts *to)
+{
+    to->n_exact = 0;
+    for (unsigned i = 0; i < to->n && from->stale_shift == to->stale_shift; i++) {
+        for (unsigned k = 0; k < from->n_exact; k++) {
+            state_exact entry = from->exact[k];
+            if ((int)entry.replica != map[i] || entry.offset >= to->size)
+                continue;
+            entry.replica = i;
+            entry.length = MIN(entry.length, to->size - entry.offset);
+            to->exact[to->n_exact++] = entry;
+        }
+    }
+}
+
 static bool has_same_area(const state_facts *a, const state_facts *b, const int *map)
 {
     bool same = a->size == b->size && a->n == b->n &&
@@ -222,6 +238,7 @@ int state_adopt(state *s, const state_shape *shape, const char **ret_why)
         !match(&s->facts, facts, name_of, map))
         return -ENOENT;
     map_records(&s->facts, map, facts);
+    map_exact(&s->facts, map, facts);
     if (!has_same_area(&s->facts, facts, map))
         return reshape(s, facts, map);
     if (has_same_labels(&s->facts, facts))
@@ -251,8 +268,10 @@ int state_reshape(state *s, const state_shape *shape, const int *map)
         if (map[i] >= (int)s->facts.n)
             result = -EINVAL;
     facts->generation += map ? 1 : 0;
-    if (!result)
+    if (!result) {
         map_records(&s->facts, map ? map : as_before, facts);
+        map_exact(&s->facts, map ? map : as_before, facts);
+    }
     if (!result)
         result = reshape(s, facts, map ? map : as_before);
 

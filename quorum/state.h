@@ -45,6 +45,7 @@
 #define QUORUM_STATE_H
 
 #include "quorum/identity.h"
+#include "quorum/rangeset.h"
 #include "quorum/vote.h"
 
 #define STATE_ERROR (state_error_quark())
@@ -171,8 +172,18 @@ int state_mark_stale(state *s, unsigned i, uint64_t offset, uint64_t length);
 /* (fast) Whether the replica missed something in the range, durable or not. Seen by whoever
  * takes the range lock after the one who marked it. */
 bool state_is_stale(const state *s, unsigned i, uint64_t offset, uint64_t length);
+/* The next run at or after `from` of what it missed: exactly where that is recorded, else in
+ * whole regions. */
 bool state_next_stale(state *s, unsigned i, uint64_t from, uint64_t *ret_offset,
                       uint64_t *ret_length);
+/* Whether fewer replicas than the threshold are recorded as current on all of the region
+ * around `offset`: then the exact ranges are worth recording. */
+bool state_is_crowded(state *s, uint64_t offset);
+/* What replica i missed of the region around `offset`, or holds unflushed since it was copied,
+ * is `missed`. In memory; durable with the next call that is. Later marks are added to
+ * it. False: nothing changed, as it is recorded exactly already, or there is no room. The caller
+ * holds a lock under which `missed` is complete: whoever adds to it marks after that. */
+bool state_set_exact(state *s, unsigned i, uint64_t offset, const rangeset *missed);
 /* The regions that lie wholly in the range hold on replica i what the others hold. Under the
  * range lock. A mark that comes later undoes it for its regions. */
 void state_stale_copied(state *s, unsigned i, uint64_t offset, uint64_t length);

@@ -422,6 +422,93 @@ Test(state_crash, W6_random_lives_read_back_as_the_model)
     life_stop(s);
 }
 
+/* ---- Exact ranges ----------------------------------------------------------------------- */
+
+static rangeset promised; /* of replica 1, all in its region 3 */
+#define EXACT_AT (3 * RIG_STALE)
+
+static void check_promised(crash_choice choice)
+{
+    state_shape shape = rig_shape();
+    uint64_t offset, length, from = 0;
+    rangeset told = {0};
+    crash_state_save(0, rig.peek_path, choice, &rig.seed);
+    state *s = rig_open(rig.peek_dir, &shape);
+    for (; state_next_stale(s, 1, from, &offset, &length); from = offset + length)
+        rangeset_add(&told, offset, length);
+    state_close(s);
+    for (unsigned k = 0; k < rangeset_count(&promised); k++) {
+        rangeset_range range = rangeset_get(&promised, k);
+        cr_assert_eq(rangeset_remove(&told, range.start, range.end - range.start),
+                     range.end - range.start);
+    }
+    rangeset_clear(&told);
+}
+
+static void on_exact_point(void *user, crash_kind kind)
+{
+    (void)user;
+    (void)kind;
+    check_promised(CRASH_DROP_ALL);
+    check_promised(CRASH_KEEP_ALL);
+    for (unsigned k = 0; k < rig.states; k++)
+        check_promised(CRASH_SOME);
+}
+
+static void miss_sector(state *s, unsigned sector)
+{
+    uint64_t offset = EXACT_AT + (uint64_t)sector * VOTE_SECTOR;
+    if (state_mark_stale(s, 1, offset, VOTE_SECTOR) != 0)
+        cr_assert_eq(state_mark_stale(s, 1, offset, VOTE_SECTOR), 0);
+    rangeset_add(&promised, offset, VOTE_SECTOR);
+    on_exact_point(NULL, CRASH_SYNC);
+}
+
+static void tell_exactly(state *s)
+{
+    cr_assert(state_set_exact(s, 1, EXACT_AT, &promised));
+    if (state_settle(s) != 0)
+        cr_assert_eq(state_settle(s), 0);
+}
+
+/* The at-th write or sync fails, and is repeated. */
+static bool run_exact(unsigned at)
+{
+    state *s = life_start(2);
+    crash_set_hook(on_exact_point, NULL);
+    crash_set_fault((crash_fault){
+        .kinds = CRASH_WRITE | CRASH_SYNC, .at = at, .error = EIO, .tear = at});
+    miss_sector(s, 0);
+    tell_exactly(s);
+    miss_sector(s, 2);
+    miss_sector(s, 5);
+    miss_sector(s, 5);
+    state_stale_copied(s, 1, EXACT_AT, RIG_STALE);
+    rangeset_clear(&promised);
+    state_stale_clear(s, 1);
+    miss_sector(s, 6);
+    tell_exactly(s);
+    miss_sector(s, 1);
+    uint64_t offset, length;
+    state *after = rig_peek_as_is(rig.dir);
+    cr_assert(state_next_stale(after, 1, 0, &offset, &length));
+    cr_assert_eq(offset, EXACT_AT + VOTE_SECTOR); /* and no more than was missed */
+    cr_assert_eq(length, VOTE_SECTOR);
+    state_close(after);
+    bool struck = crash_fault_hits() > 0;
+    rangeset_clear(&promised);
+    life_stop(s);
+    return struck;
+}
+
+Test(state_crash, W2_exact_ranges_are_never_less_than_was_promised)
+{
+    unsigned at = 1;
+    while (run_exact(at))
+        at++;
+    cr_assert_gt(at, 20);
+}
+
 /* ---- Rot ----------------------------------------------------------------------------- */
 
 static bool has_all(const state_bitmap *bitmap, const bool *bits)
