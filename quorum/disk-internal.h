@@ -5,6 +5,7 @@
  *   disk.c          questions: names, status, counters, bad ranges, map
  *   disk-read.c     this thread's buffers, the fan-out, the agreeing read
  *   disk-recover.c  re-reading what one replica could not read, in smaller pieces
+ *   disk-pattern.c  reads that ask some replicas first, or only one
  *   disk-judge.c    the vote where replicas differ or failed, and its journal records
  *   disk-write.c    write, write-zeroes, discard
  *   disk-flush.c    flush
@@ -49,6 +50,7 @@ typedef struct disk_replica {
     char *source;
     chain *chain;
     atomic_uint_fast64_t read_errors, write_errors, latency_ns;
+    atomic_uint_fast64_t pace_ns; /* pattern_pace */
     /* Under state_lock: */
     replica_state state;
     rangeset differing; /* where it was outvoted, or nobody won */
@@ -69,6 +71,8 @@ struct disk {
     unsigned threshold;
     bool read_only_wanted;
     bool writable;
+    disk_pattern read_pattern;
+    bool blkverify;
     char *read_only_reason;
     char *degraded_reason;
     bool on_divergence_repair; /* the disk is writable, and its threshold a majority */
@@ -81,6 +85,8 @@ struct disk {
     atomic_uint_fast64_t in_sync, partly; /* written by replica_transition only */
     atomic_uint_fast64_t reads, read_bytes, writes, write_bytes, flushes;
     atomic_uint_fast64_t divergences, quorum_failures;
+    atomic_int_fast64_t
+        probed_us; /* when a rotating read last tried those that are slow */
 
     GMutex state_lock;
     rangeset differing, no_quorum; /* under state_lock */
@@ -193,6 +199,9 @@ void disk_verdict_clear(disk_verdict *verdict);
  * *ret_data is the voted data of the whole reading if the result is 0. */
 int disk_judge(disk *d, disk_thread *thread, disk_reading *reading,
                const uint8_t **ret_data);
+/* The same after disk_recover. */
+int disk_judge_recovered(disk *d, disk_thread *thread, disk_reading *reading,
+                         const uint8_t **ret_data);
 /* The end of the run of sectors with the same failures that starts at `at`. */
 size_t disk_failure_run(const disk *d, const disk_reading *reading, size_t at);
 /* -errno with which replica i failed at a byte of the reading, 0 if it did not. */
@@ -216,9 +225,15 @@ void disk_journal_state(disk *d, const char *op, unsigned i, int error,
                         replica_state from, replica_state to);
 
 /* disk-read.c: a range on which the same replicas vote everywhere, at most a request. Under
- * its range lock. *ret_data is this thread's, until its next call. */
+ * its range lock. All of them are asked. *ret_data is this thread's, until its next call. */
 int disk_read_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
                   const uint8_t **ret_data);
+
+/* disk-pattern.c: the same for a guest, who is served as the disk's read pattern says. */
+int disk_serve_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
+                   const uint8_t **ret_data);
+/* Whether read_pattern and blkverify go with the other options. */
+bool disk_pattern_check(const disk_options *options, GError **error);
 
 /* disk-flush.c: the flush itself, for who already keeps resizes away. */
 int disk_flush_locked(disk *d);

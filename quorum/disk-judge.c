@@ -205,11 +205,43 @@ void disk_report_failures(disk *d, const disk_reading *reading, const char *op,
             report_failures_of(d, reading, i, op, action);
 }
 
+static unsigned first_of_group(const disk *d, const vote_range *range, unsigned group)
+{
+    unsigned i = 0;
+    while (i < d->n && range->group[i] != group)
+        i++;
+    return i;
+}
+
+/* What blkverify adds to the action: the first byte that differs. */
+static char *compare_action(const disk *d, const disk_reading *reading,
+                            const vote_range *range, const char *action)
+{
+    if (!d->blkverify || range->n_groups < 2)
+        return g_strdup(action);
+    unsigned one = first_of_group(d, range, 0), other = first_of_group(d, range, 1);
+    const uint8_t *x = reading->ballots[one].data + range->offset;
+    const uint8_t *y = reading->ballots[other].data + range->offset;
+    size_t at = 0;
+    while (at + 1 < range->length && x[at] == y[at])
+        at++;
+    return g_strdup_printf("%s: byte %" G_GUINT64_FORMAT
+                           " is 0x%02x in '%s' and 0x%02x in '%s'",
+                           action, reading->offset + range->offset + at, x[at],
+                           d->replicas[one].name, y[at], d->replicas[other].name);
+}
+
 int disk_judge(disk *d, disk_thread *thread, disk_reading *reading,
                const uint8_t **ret_data)
 {
-    disk_verdict verdict;
     disk_recover(d, reading);
+    return disk_judge_recovered(d, thread, reading, ret_data);
+}
+
+int disk_judge_recovered(disk *d, disk_thread *thread, disk_reading *reading,
+                         const uint8_t **ret_data)
+{
+    disk_verdict verdict;
     disk_vote(d, reading, NULL, &verdict);
     int result = verdict.result;
 
@@ -217,7 +249,8 @@ int disk_judge(disk *d, disk_thread *thread, disk_reading *reading,
     for (unsigned k = 0; k < verdict.ranges->len; k++) {
         const vote_range *range = &g_array_index(verdict.ranges, vote_range, k);
         disk_account_range(d, range, reading->offset + range->offset);
-        disk_report_range(d, reading, range, JOURNAL_DIVERGENCE, "read", action);
+        g_autofree char *what = compare_action(d, reading, range, action);
+        disk_report_range(d, reading, range, JOURNAL_DIVERGENCE, "read", what);
     }
     disk_report_failures(d, reading, "read", action);
     disk_note_repairs(d, reading, &verdict);

@@ -119,7 +119,7 @@ static bool check_options(const disk_options *options, GError **error)
             return false;
         }
     }
-    return check_repairs(options, error);
+    return check_repairs(options, error) && disk_pattern_check(options, error);
 }
 
 static path_policy *make_policy(const disk_options *options, GError **error)
@@ -247,6 +247,8 @@ static disk *disk_new(const disk_options *options, journal *records)
     d->file = g_strdup(options->file);
     d->n = options->replicas->len;
     d->threshold = options->threshold ? options->threshold : d->n / 2 + 1;
+    d->read_pattern = options->read_pattern;
+    d->blkverify = options->blkverify;
     d->journal = records;
     d->range_lock = rangelock_new();
     g_mutex_init(&d->state_lock);

@@ -188,7 +188,7 @@ static int read_runs(disk *d, uint64_t offset, size_t length, const uint8_t **re
     for (uint64_t at = offset; at < end; at = run_end) {
         const uint8_t *data;
         uint64_t voters = disk_voter_run(d, at, end, &run_end);
-        int r = disk_read_run(d, voters, at, (size_t)(run_end - at), &data);
+        int r = disk_serve_run(d, voters, at, (size_t)(run_end - at), &data);
         if (r < 0)
             return r;
         memcpy(joined + (at - offset), data, (size_t)(run_end - at));
@@ -203,8 +203,9 @@ static int read_locked(disk *d, uint64_t offset, size_t length, const uint8_t **
     if (!disk_has_range(d, offset, length))
         return -EINVAL;
     uint64_t voters = disk_voter_run(d, offset, offset + length, &run_end);
-    return run_end == offset + length ? disk_read_run(d, voters, offset, length, ret_data)
-                                      : read_runs(d, offset, length, ret_data);
+    return run_end == offset + length
+               ? disk_serve_run(d, voters, offset, length, ret_data)
+               : read_runs(d, offset, length, ret_data);
 }
 
 int disk_read(disk *d, uint64_t offset, size_t length, const void **ret_data)

@@ -38,6 +38,15 @@ typedef struct replica_options {
 replica_options *replica_options_new(void);
 void replica_options_free(replica_options *options); /* NULL is allowed */
 
+/* Whom a read asks (disk-pattern.c). */
+typedef enum disk_pattern {
+    DISK_PATTERN_QUORUM, /* everybody, and all vote */
+    DISK_PATTERN_ROTATE, /* in turn as many as decide the vote; the rest if these do not */
+    DISK_PATTERN_FIFO,   /* the first that can be read; no vote */
+} disk_pattern;
+const char *disk_pattern_name(disk_pattern pattern);
+bool disk_pattern_find(const char *name, disk_pattern *ret_pattern);
+
 typedef struct disk_options {
     char *name;         /* of the disk: "disk", "vm1" */
     char *file;         /* its file in the mount: "disk.img" */
@@ -52,6 +61,9 @@ typedef struct disk_options {
     /* What a read finds differing is repaired soon after (repair.h). Refused with a threshold
      * of half or less (O4), and on a disk that cannot be written to. */
     bool on_divergence_repair;
+    disk_pattern read_pattern;
+    bool blkverify; /* two replicas are compared: where they differ, the journal names the
+                       first byte that does; only with threshold 2 and quorum reads */
     GPtrArray *replicas;   /* of replica_options*, freed with it */
     GPtrArray *allow_dirs; /* of char*, freed with it */
 } disk_options;
@@ -82,6 +94,8 @@ uint64_t disk_size(disk *d);
 unsigned disk_threshold(const disk *d);
 unsigned disk_replica_count(const disk *d);
 bool disk_writable(const disk *d);
+disk_pattern disk_read_pattern(const disk *d);
+bool disk_blkverify(const disk *d);
 /* One line for people: why a disk that should be writable is not; NULL if it is, or if
  * read-only was asked for. */
 const char *disk_read_only_reason(const disk *d);

@@ -25,6 +25,8 @@ static void rig_open(disk_rig *rig, unsigned threshold)
     g_autoptr(GError) error = NULL;
     disk_options *options = disk_rig_options(rig->paths, rig->n, "raw");
     options->threshold = threshold;
+    options->read_pattern = rig->read_pattern;
+    options->blkverify = rig->blkverify;
     rig->disk = disk_open(options, rig->journal, &error);
     cr_assert_not_null(rig->disk, "%s", error ? error->message : "no error");
     disk_options_free(options);

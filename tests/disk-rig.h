@@ -16,6 +16,8 @@ typedef struct disk_rig {
     uint8_t *model; /* what all replicas were made of; the test's to change */
     uint64_t size;
     unsigned n;
+    disk_pattern read_pattern; /* of the next open, as is the following */
+    bool blkverify;
 } disk_rig;
 
 /* N equal raw files of support_pattern, opened as one disk. threshold 0: the majority. */
