@@ -220,14 +220,16 @@ static bool set_disk_file(disk_options *d, const char *value, GError **error)
     return true;
 }
 
-static bool set_disk_read_only(disk_options *d, const char *value, GError **error)
+/* A key without a value cannot be written in a keyfile. */
+static config_set_result set_flag(bool *flag, const char *key, const char *value,
+                                  GError **error)
 {
-    d->read_only = strcmp(value, "true") == 0;
-    if (d->read_only || strcmp(value, "false") == 0)
-        return true;
-    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_INVALID,
-                "read-only=%s: not true or false", value);
-    return false;
+    *flag = strcmp(value, "true") == 0;
+    if (*flag || strcmp(value, "false") == 0)
+        return CONFIG_SET_OK;
+    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_INVALID, "%s=%s: not true or false",
+                key, value);
+    return CONFIG_SET_FAILED;
 }
 
 static bool set_allow_dirs(disk_options *d, const keyfile_reader *reader,
@@ -260,8 +262,9 @@ static bool read_disk(keyfile_reader *reader, disk_options *d, GError **error)
         if (strcmp(*key, "file") == 0)
             result = set_disk_file(d, value, &cause) ? CONFIG_SET_OK : CONFIG_SET_FAILED;
         else if (strcmp(*key, "read-only") == 0)
-            result =
-                set_disk_read_only(d, value, &cause) ? CONFIG_SET_OK : CONFIG_SET_FAILED;
+            result = set_flag(&d->read_only, *key, value, &cause);
+        else if (strcmp(*key, "blkverify") == 0)
+            result = set_flag(&d->blkverify, *key, value, &cause);
         else if (strcmp(*key, "allow-dir") == 0)
             result = set_allow_dirs(d, reader, group, &cause) ? CONFIG_SET_OK
                                                               : CONFIG_SET_FAILED;

@@ -25,25 +25,6 @@ static bool refuse(GError **error, config_error code, const setting_value *v,
     return false;
 }
 
-static bool unavailable(GError **error, const setting_value *v)
-{
-    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_UNAVAILABLE,
-                "%s%s%s is not available in this version", v->name, v->text ? "=" : "",
-                v->text ? v->text : "");
-    return false;
-}
-
-/* A word out of `now` (what is done anyway), or `later` (known, not in this version). */
-static bool check_word(const setting_value *v, const char *now, const char *const *later,
-                       GError **error)
-{
-    if (strcmp(v->text, now) == 0)
-        return true;
-    if (g_strv_contains(later, v->text))
-        return unavailable(error, v);
-    return refuse(error, CONFIG_ERROR_USAGE, v, "unknown value (only '%s')", now);
-}
-
 static bool parse_decoder(const setting_value *v, int *ret_decoder, GError **error)
 {
     static const struct {
@@ -122,11 +103,10 @@ static bool set_on_divergence(disk_options *d, const setting_value *v, GError **
            refuse(error, CONFIG_ERROR_USAGE, v, "unknown value (log or repair)");
 }
 
-static bool set_read_pattern(disk_options *d G_GNUC_UNUSED, const setting_value *v,
-                             GError **error)
+static bool set_read_pattern(disk_options *d, const setting_value *v, GError **error)
 {
-    static const char *const later[] = {"fifo", "rotate", NULL};
-    return check_word(v, "quorum", later, error);
+    return disk_pattern_find(v->text, &d->read_pattern) ||
+           refuse(error, CONFIG_ERROR_USAGE, v, "unknown value (quorum, rotate or fifo)");
 }
 
 static bool set_degraded(disk_options *d, const setting_value *v, GError **error)
@@ -136,10 +116,11 @@ static bool set_degraded(disk_options *d, const setting_value *v, GError **error
            refuse(error, CONFIG_ERROR_USAGE, v, "unknown value (refuse or warn)");
 }
 
-static bool set_blkverify(disk_options *d G_GNUC_UNUSED, const setting_value *v,
-                          GError **error)
+static bool set_blkverify(disk_options *d, const setting_value *v G_GNUC_UNUSED,
+                          GError **error G_GNUC_UNUSED)
 {
-    return unavailable(error, v);
+    d->blkverify = true;
+    return true;
 }
 
 /* Never echoed, never taken: others can read command lines. */

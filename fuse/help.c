@@ -40,6 +40,8 @@ static const char mount_text[] =
     "    threshold=K              as --threshold\n"
     "    decoder=auto|libqcow|native|both\n"
     "    replica-timeout=TIME     for decoder helpers and servers (5s, 500ms)\n"
+    "    read-pattern=quorum|rotate|fifo  whom a read asks\n"
+    "    blkverify                two replicas; name the first byte that differs\n"
     "    allow-dir=DIR            backing files may lie there too; may be repeated\n"
     "    password-file=PATH       for AES images: its first line\n"
     "    min-replicas=N           that must be in sync on all of the disk\n"

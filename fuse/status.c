@@ -56,6 +56,9 @@ static json_t *disk_row(disk *d, journal *j)
     json_object_set_new(row, "file", json_text(disk_file(d)));
     set_count(row, "size", disk_size(d));
     set_count(row, "threshold", disk_threshold(d));
+    json_object_set_new(row, "read-pattern",
+                        json_text(disk_pattern_name(disk_read_pattern(d))));
+    json_object_set_new(row, "blkverify", json_boolean(disk_blkverify(d)));
     json_object_set_new(row, "state", json_text(disk_state_name(d)));
     disk_counters counters;
     disk_get_counters(d, &counters);

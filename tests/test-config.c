@@ -385,9 +385,9 @@ Test(options, refused)
         {"force=1", CONFIG_ERROR_USAGE, "'force' takes no value"},
         {"forse", CONFIG_ERROR_USAGE, "(did you mean 'force'?)"},
         {"on-divergence=maybe", CONFIG_ERROR_USAGE, "unknown value"},
-        {"blkverify", CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
-        {"read-pattern=fifo", CONFIG_ERROR_UNAVAILABLE, "not available in this version"},
-        {"read-pattern=rotate", CONFIG_ERROR_UNAVAILABLE, "not available"},
+        {"blkverify=true", CONFIG_ERROR_USAGE, "'blkverify' takes no value"},
+        {"read-pattern=lifo", CONFIG_ERROR_USAGE, "(quorum, rotate or fifo)"},
+        {"read-pattern", CONFIG_ERROR_USAGE, "'read-pattern' needs a value"},
     };
     for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
         mount_config *config = three_images();
@@ -397,6 +397,24 @@ Test(options, refused)
         assert_error(error, rows[i].code, rows[i].part, rows[i].options);
         mount_config_free(config);
     }
+}
+
+Test(options, a_read_pattern_is_for_every_disk)
+{
+    static const disk_pattern all[] = {DISK_PATTERN_QUORUM, DISK_PATTERN_ROTATE,
+                                       DISK_PATTERN_FIFO};
+    mount_config *config = three_images();
+    const disk_options *d = g_ptr_array_index(config->disks, 0);
+    cr_assert(d->read_pattern == DISK_PATTERN_QUORUM && !d->blkverify);
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        g_autofree char *word =
+            g_strdup_printf("read-pattern=%s", disk_pattern_name(all[i]));
+        cr_assert(config_apply_options(config, word, NULL));
+        cr_assert_eq(d->read_pattern, all[i]);
+    }
+    cr_assert(config_apply_options(config, "blkverify", NULL));
+    cr_assert(d->blkverify);
+    mount_config_free(config);
 }
 
 Test(options, a_secret_is_refused_and_not_repeated)

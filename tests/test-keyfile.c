@@ -52,7 +52,8 @@ Test(keyfile, fills_disks_and_replicas_in_order)
                                 "min-replicas=2\n"
                                 "degraded=warn\n"
                                 "decoder=both\n"
-                                "read-pattern=quorum\n"
+                                "read-pattern=rotate\n"
+                                "blkverify=true\n"
                                 "read-only=true\n"
                                 "replica-timeout=500ms\n"
                                 "allow-dir=/x;y\n"
@@ -73,6 +74,7 @@ Test(keyfile, fills_disks_and_replicas_in_order)
     const disk_options *one = nth_disk(config, 0), *two = nth_disk(config, 1);
     cr_assert_str_eq(one->name, "vm1");
     cr_assert_str_eq(one->file, "one.img");
+    cr_assert(one->read_pattern == DISK_PATTERN_ROTATE && one->blkverify);
     cr_assert_eq(one->threshold, 1u);
     cr_assert(one->min_replicas == 2 && one->degraded_warn);
     cr_assert_eq((int)one->decoder, (int)CHAIN_DECODER_BOTH);
@@ -195,6 +197,10 @@ Test(keyfile, values_are_checked)
                    "not true or false");
     assert_refused(DISK "min-replicas=2\n" REPLICA, CONFIG_ERROR_INVALID,
                    "only 1 replica");
+    assert_refused(DISK "blkverify=yes\n" REPLICA, CONFIG_ERROR_INVALID,
+                   "blkverify=yes: not true or false");
+    assert_refused(DISK "read-pattern=random\n" REPLICA, CONFIG_ERROR_INVALID,
+                   "unknown value");
     assert_refused(DISK "file=a\\qb\n" REPLICA, CONFIG_ERROR_INVALID, "[disk vm1]: ");
     assert_refused(DISK REPLICA "timeout=1h\n", CONFIG_ERROR_INVALID, "not a time");
     assert_refused(DISK REPLICA "decoder=x\n", CONFIG_ERROR_INVALID, "unknown decoder");
@@ -203,12 +209,6 @@ Test(keyfile, values_are_checked)
                    CONFIG_ERROR_INVALID, "the other key says 'qcow2'");
     assert_refused(DISK "[replica vm1/a]\nformat=raw\nsource=qcow2:/a\n",
                    CONFIG_ERROR_INVALID, "the other key says 'raw'");
-}
-
-Test(keyfile, what_is_not_built_is_refused_by_name)
-{
-    assert_refused(DISK "read-pattern=fifo\n" REPLICA, CONFIG_ERROR_UNAVAILABLE,
-                   "not available in this version");
 }
 
 /* Force is for the one mount that somebody looks at. */

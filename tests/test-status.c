@@ -128,6 +128,8 @@ Test(status, json_has_the_shape_of_the_surface)
     assert_text(disk_row, "state", "healthy");
     assert_integer(disk_row, "size", SIZE);
     assert_integer(disk_row, "threshold", 2);
+    assert_text(disk_row, "read-pattern", "quorum");
+    cr_assert(json_is_false(json_object_get(disk_row, "blkverify")));
     assert_integer(disk_row, "journal-lost-records", 0);
     assert_integer(disk_row, "quorum-failures", 0);
     cr_assert_eq(json_array_size(json_object_get(disk_row, "jobs")), 0u);

@@ -63,10 +63,12 @@ for word in scrub resync replica job import-libvirt export-libvirt doctor; do
 done
 wrong 64 "repair is not available in this version" repair a.raw b.raw
 wrong 1 "not available in this version" help repair
-for option in blkverify read-pattern=fifo read-pattern=rotate; do
-    wrong 1 "$option is not available in this version" mount -o $option a.raw b.raw mnt
-    wrong 64 "$option is not available in this version" verify -o $option a.raw b.raw
-done
+wrong 1 "unknown value (quorum, rotate or fifo)" mount -o read-pattern=random a.raw b.raw mnt
+wrong 1 "'blkverify' takes no value" mount -o blkverify=1 a.raw b.raw mnt
+wrong 1 "exactly two replicas and a threshold of 2" mount -o blkverify a.raw b.raw c.raw mnt
+wrong 1 "exactly two replicas and a threshold of 2" mount -o blkverify,threshold=1 a.raw b.raw mnt
+wrong 1 "on-divergence=repair cannot be used" mount -o blkverify,on-divergence=repair a.raw b.raw mnt
+wrong 1 "needs read-pattern=quorum" mount -o blkverify,read-pattern=rotate a.raw b.raw mnt
 wrong 1 "not available in this version" mount vm.xml mnt
 wrong 1 "nothing to check the server by" mount nbds://host/x mnt
 wrong 1 "no {socket} in it" mount "exec:qemu-nbd x" mnt
