@@ -1,14 +1,22 @@
 /*
  * file.c: see file.h.
+ *
+ * With a timeout each function first does what takes no waiting, and has a spare thread, which
+ * has no timeout, call the same function for the rest.
  */
 #include "formats/file.h"
+#include "formats/spare.h"
+#include "formats/uring.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,6 +25,16 @@
 #define ZEROES_CHUNK (64u << 10)
 /* Below this, writing zeroes costs less than a hole, which splits the file's extents. */
 #define PUNCH_WORTH (128u << 10)
+
+size_t file_try(int fd, void *buf, size_t length, uint64_t offset, bool is_write)
+{
+    struct iovec iov = {buf, length};
+    ssize_t done = is_write ? pwritev2(fd, &iov, 1, (off_t)offset, RWF_NOWAIT)
+                            : preadv2(fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
+    return done > 0 ? (size_t)done : 0;
+}
+
+/* ---- Transfers --------------------------------------------------------------------------- */
 
 /* Returns how much was read before the end of the file, or -errno. */
 static ssize_t read_up_to_end(int fd, uint8_t *buf, size_t length, uint64_t offset)
@@ -35,8 +53,38 @@ static ssize_t read_up_to_end(int fd, uint8_t *buf, size_t length, uint64_t offs
     return (ssize_t)done;
 }
 
+static int make_read_full(const spare_call *call)
+{
+    return file_read_full(call->fd, call->buf, call->length, call->offset);
+}
+
+static int make_read_exact(const spare_call *call)
+{
+    return file_read_exact(call->fd, call->buf, call->length, call->offset);
+}
+
+static int make_write_full(const spare_call *call)
+{
+    return file_write_full(call->fd, call->buf, call->length, call->offset);
+}
+
+/* `call`: all of a transfer. */
+static int transfer_in_time(spare_call call)
+{
+    size_t done = file_try(call.fd, call.buf, call.length, call.offset, !call.fills);
+    if (done == call.length)
+        return 0;
+    call.buf = (uint8_t *)call.buf + done;
+    call.length -= done;
+    call.offset += done;
+    return spare_make(&call);
+}
+
 int file_read_full(int fd, void *buf, size_t length, uint64_t offset)
 {
+    if (io_get_timeout() > 0)
+        return transfer_in_time(
+            (spare_call){make_read_full, fd, buf, length, true, false, offset, 0, 0});
     ssize_t done = read_up_to_end(fd, buf, length, offset);
     if (done < 0)
         return (int)done;
@@ -46,6 +94,9 @@ int file_read_full(int fd, void *buf, size_t length, uint64_t offset)
 
 int file_read_exact(int fd, void *buf, size_t length, uint64_t offset)
 {
+    if (io_get_timeout() > 0)
+        return transfer_in_time(
+            (spare_call){make_read_exact, fd, buf, length, true, false, offset, 0, 0});
     ssize_t done = read_up_to_end(fd, buf, length, offset);
     if (done < 0)
         return (int)done;
@@ -55,6 +106,9 @@ int file_read_exact(int fd, void *buf, size_t length, uint64_t offset)
 int file_write_full(int fd, const void *buf, size_t length, uint64_t offset)
 {
     const uint8_t *bytes = buf;
+    if (io_get_timeout() > 0)
+        return transfer_in_time((spare_call){make_write_full, fd, (void *)(uintptr_t)buf,
+                                             length, false, false, offset, 0, 0});
     while (length > 0) {
         ssize_t put = pwrite(fd, bytes, MIN(length, TRANSFER_MAX), (off_t)offset);
         if (put < 0 && errno == EINTR)
@@ -68,8 +122,15 @@ int file_write_full(int fd, const void *buf, size_t length, uint64_t offset)
     return 0;
 }
 
+static int make_sync(const spare_call *call)
+{
+    return file_sync(call->fd);
+}
+
 int file_sync(int fd)
 {
+    if (io_get_timeout() > 0)
+        return spare_make(&(spare_call){.make = make_sync, .fd = fd});
     return fdatasync(fd) < 0 ? -errno : 0;
 }
 
@@ -78,11 +139,26 @@ int file_sync_error(int result)
     return result == -ENOSPC || result == -EDQUOT ? -EIO : result;
 }
 
+/* ---- Space ------------------------------------------------------------------------------- */
+
 /* EINVAL: a device whose blocks are larger than the range's alignment. */
+static int allocate(int fd, int mode, uint64_t offset, uint64_t length);
+
+static int make_allocate(const spare_call *call)
+{
+    return allocate(call->fd, call->mode, call->offset, call->size);
+}
+
 static int allocate(int fd, int mode, uint64_t offset, uint64_t length)
 {
     struct stat st;
     int rc;
+    if (io_get_timeout() > 0)
+        return spare_make(&(spare_call){.make = make_allocate,
+                                        .fd = fd,
+                                        .mode = mode,
+                                        .offset = offset,
+                                        .size = length});
     do
         rc = fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
     while (rc < 0 && errno == EINTR);
@@ -123,26 +199,83 @@ int file_zero(int fd, uint64_t offset, uint64_t length)
     return error;
 }
 
+static int make_resize(const spare_call *call)
+{
+    return file_resize(call->fd, call->size);
+}
+
 int file_resize(int fd, uint64_t size)
 {
     int rc;
+    if (io_get_timeout() > 0)
+        return spare_make(&(spare_call){.make = make_resize, .fd = fd, .size = size});
     do
         rc = ftruncate(fd, (off_t)size);
     while (rc < 0 && errno == EINTR);
     return rc < 0 ? -errno : 0;
 }
 
+static int make_seek(const spare_call *call)
+{
+    return file_seek(call->fd, call->offset, call->mode, call->buf);
+}
+
+int file_seek(int fd, uint64_t offset, int whence, uint64_t *ret_offset)
+{
+    if (io_get_timeout() > 0)
+        return spare_make(&(spare_call){.make = make_seek,
+                                        .fd = fd,
+                                        .offset = offset,
+                                        .mode = whence,
+                                        .buf = ret_offset,
+                                        .length = sizeof *ret_offset,
+                                        .fills = true});
+    off_t found = lseek(fd, (off_t)offset, whence);
+    if (found < 0)
+        return -errno;
+    *ret_offset = (uint64_t)found;
+    return 0;
+}
+
+/* ---- What is known of a file ----------------------------------------------------------------- */
+
+static int make_stat(const spare_call *call)
+{
+    return file_stat(call->fd, call->buf);
+}
+
+int file_stat(int fd, struct stat *ret_stat)
+{
+    if (io_get_timeout() > 0)
+        return spare_make(&(spare_call){.make = make_stat,
+                                        .fd = fd,
+                                        .buf = ret_stat,
+                                        .length = sizeof *ret_stat,
+                                        .fills = true});
+    return fstat(fd, ret_stat) < 0 ? -errno : 0;
+}
+
+static int make_device_size(const spare_call *call)
+{
+    return ioctl(call->fd, BLKGETSIZE64, call->buf) < 0 ? -errno : 0;
+}
+
 int file_get_size(int fd, uint64_t *ret_size, bool *ret_is_device)
 {
     struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
+    int error = file_stat(fd, &st);
+    if (error)
+        return error;
     bool is_device = S_ISBLK(st.st_mode);
     if (ret_is_device)
         *ret_is_device = is_device;
     *ret_size = (uint64_t)st.st_size;
     if (is_device)
-        return ioctl(fd, BLKGETSIZE64, ret_size) < 0 ? -errno : 0;
+        return spare_make(&(spare_call){.make = make_device_size,
+                                        .fd = fd,
+                                        .buf = ret_size,
+                                        .length = sizeof *ret_size,
+                                        .fills = true});
     return S_ISREG(st.st_mode) ? 0 : -EINVAL;
 }
 
@@ -155,15 +288,52 @@ static int64_t to_ns(struct timespec time)
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
+/* File systems of this machine that answer fstat from memory, whatever their disk does. */
+static bool answers_at_once(long type)
+{
+    static const long types[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
+                                 TMPFS_MAGIC};
+    for (size_t i = 0; i < G_N_ELEMENTS(types); i++)
+        if (types[i] == type)
+            return true;
+    return false;
+}
+
+static int make_look_at_system(const spare_call *call)
+{
+    struct statfs fs;
+    int rc = fstatfs(call->fd, &fs);
+    *(bool *)call->buf = rc == 0 && answers_at_once((long)fs.f_type);
+    return rc < 0 ? -errno : 0;
+}
+
+/* Asking a spare thread costs more than the answer is worth where it is not needed. */
+static int stat_for_stamp(file_stamp *stamp, int fd, struct stat *ret_stat)
+{
+    if (io_get_timeout() > 0 && !stamp->looked) {
+        int error = spare_make(&(spare_call){.make = make_look_at_system,
+                                             .fd = fd,
+                                             .buf = &stamp->at_once,
+                                             .length = sizeof stamp->at_once,
+                                             .fills = true});
+        if (error)
+            return error;
+        stamp->looked = true;
+    }
+    if (stamp->at_once)
+        return fstat(fd, ret_stat) < 0 ? -errno : 0;
+    return file_stat(fd, ret_stat);
+}
+
 bool file_stamp_changed(file_stamp *stamp, int fd)
 {
     struct stat st;
     struct timespec now;
-    if (fstat(fd, &st) < 0 || clock_gettime(CLOCK_REALTIME, &now) < 0)
+    if (stat_for_stamp(stamp, fd, &st) || clock_gettime(CLOCK_REALTIME, &now) < 0)
         return true;
-    file_stamp seen = {.changed_ns = to_ns(st.st_ctim)};
-    seen.settled = to_ns(now) - seen.changed_ns > TICK_NS;
-    bool same = stamp->settled && seen.changed_ns == stamp->changed_ns;
-    *stamp = seen;
+    int64_t changed_ns = to_ns(st.st_ctim);
+    bool same = stamp->settled && changed_ns == stamp->changed_ns;
+    stamp->changed_ns = changed_ns;
+    stamp->settled = to_ns(now) - changed_ns > TICK_NS;
     return !same;
 }

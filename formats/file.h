@@ -4,6 +4,10 @@
  * A host file is a regular file or a block device. Units: bytes. Convention: 0 or -errno;
  * EINTR and short transfers never reach the caller. No state, any number of threads.
  * Whatever the qcow2 writer does to a file goes through these functions or an io_list.
+ *
+ * Each call takes the thread's timeout at most, then it is -ETIMEDOUT: see uring.h, which also
+ * tells what becomes of it. What a caller passes is its own again at once. file_zero makes
+ * several calls.
  */
 #ifndef FORMATS_FILE_H
 #define FORMATS_FILE_H
@@ -11,12 +15,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 /* file_read_full fills what lies past the end of the file with zeroes; file_read_exact
  * gives -EIO there (a raw file that somebody truncated must not turn into zeroes). */
 int file_read_full(int fd, void *buf, size_t length, uint64_t offset);
 int file_read_exact(int fd, void *buf, size_t length, uint64_t offset);
 int file_write_full(int fd, const void *buf, size_t length, uint64_t offset);
+/* Transfers what takes no waiting, and returns how much that was. */
+size_t file_try(int fd, void *buf, size_t length, uint64_t offset, bool is_write);
 
 /* fdatasync: what was written, and the file's size, are on stable storage. */
 int file_sync(int fd);
@@ -35,6 +42,9 @@ int file_zero(int fd, uint64_t offset, uint64_t length);
 
 /* New size of a regular file; what is gained reads as zeroes. */
 int file_resize(int fd, uint64_t size);
+int file_stat(int fd, struct stat *ret_stat);
+/* lseek, for SEEK_DATA, SEEK_HOLE and SEEK_END: the position itself is nobody's. */
+int file_seek(int fd, uint64_t offset, int whence, uint64_t *ret_offset);
 /* Size of a regular file or block device; -EINVAL: neither. ret_is_device may be NULL. */
 int file_get_size(int fd, uint64_t *ret_size, bool *ret_is_device);
 
@@ -43,8 +53,9 @@ int file_get_size(int fd, uint64_t *ret_size, bool *ret_is_device);
  * if the inode changed since the last call with this stamp, or may have within the clock
  * tick of that call. Start with a zeroed stamp: the first call says true. Not locked. */
 typedef struct file_stamp {
-    int64_t changed_ns; /* st_ctim */
-    bool settled;       /* it was older than a tick when we looked */
+    int64_t changed_ns;   /* st_ctim */
+    bool settled;         /* it was older than a tick when we looked */
+    bool looked, at_once; /* known to be where looking takes no waiting */
 } file_stamp;
 bool file_stamp_changed(file_stamp *stamp, int fd);
 

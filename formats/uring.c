@@ -5,17 +5,23 @@
  * is empty. So a ring carries nothing from one run to the next, and may be thrown away
  * whenever it misbehaves before anything is in flight.
  *
+ * With a timeout the ring only does what takes no waiting (RWF_NOWAIT), so that this
+ * invariant stands; what is left goes to spare threads. A list that the page cache answers
+ * costs the same one io_uring_enter as without a timeout.
+ *
  * After a fork the child shares the parent's rings: their memory is the same pages. It must
  * not submit there. A generation that only the fork handler changes tells such rings apart
  * without a system call; the child closes its copy and makes a ring of its own.
  */
 #include "formats/uring.h"
 #include "formats/file.h"
+#include "formats/spare.h"
 #include <errno.h>
 #include <glib.h>
 #include <liburing.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define RING_DEPTH 64u
@@ -27,6 +33,17 @@ typedef struct thread_ring {
 } thread_ring;
 
 static unsigned fork_generation;
+static __thread unsigned this_timeout_ms;
+
+void io_set_timeout(unsigned ms)
+{
+    this_timeout_ms = ms;
+}
+
+unsigned io_get_timeout(void)
+{
+    return this_timeout_ms;
+}
 
 static void thread_ring_free(void *data)
 {
@@ -113,20 +130,29 @@ static void complete(io_op *op, int transferred)
         op->result = transferred;
 }
 
-static unsigned reap(struct io_uring *ring)
+/* Likewise, but the rest may have to wait. Until then `result` is 1 + how much is done. */
+static void complete_some(io_op *op, int transferred)
+{
+    bool all = transferred >= 0 && (size_t)transferred == op->length;
+    op->result = all ? 0 : 1 + MAX(transferred, 0);
+}
+
+typedef void complete_fn(io_op *op, int transferred);
+
+static unsigned reap(struct io_uring *ring, complete_fn *fn)
 {
     struct io_uring_cqe *cqe;
     unsigned head, seen = 0;
     io_uring_for_each_cqe(ring, head, cqe)
     {
-        complete(io_uring_cqe_get_data(cqe), cqe->res);
+        fn(io_uring_cqe_get_data(cqe), cqe->res);
         seen++;
     }
     io_uring_cq_advance(ring, seen);
     return seen;
 }
 
-static void queue(struct io_uring *ring, io_op *op)
+static void queue(struct io_uring *ring, io_op *op, int flags)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
     if (op->flush)
@@ -135,19 +161,19 @@ static void queue(struct io_uring *ring, io_op *op)
         io_uring_prep_write(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);
     else
         io_uring_prep_read(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);
+    if (flags)
+        sqe->rw_flags = flags;
     io_uring_sqe_set_data(sqe, op);
 }
 
-/* At most RING_DEPTH ops. Returns how many were completed: all of them, or fewer when the
- * ring refused the rest before it took any of it. */
-static size_t run_batch(struct io_uring *ring, io_op *ops, size_t count)
+/* Waits for what is queued: `count` ops. Returns how many were completed: all of them, or
+ * fewer when the ring refused the rest before it took any of it. */
+static size_t run_queued(struct io_uring *ring, size_t count, complete_fn *fn)
 {
-    for (size_t i = 0; i < count; i++)
-        queue(ring, &ops[i]);
     size_t done = 0;
     while (done < count) {
         int rc = io_uring_submit_and_wait(ring, (unsigned)(count - done));
-        done += reap(ring);
+        done += reap(ring, fn);
         if (rc >= 0 || rc == -EINTR)
             continue;
         size_t refused = io_uring_sq_ready(ring);
@@ -162,13 +188,17 @@ static size_t run_batch(struct io_uring *ring, io_op *ops, size_t count)
     return done;
 }
 
-void io_list_run(io_list *list)
+/* ---- Without a deadline ---------------------------------------------------------------- */
+
+static void run_patiently(io_list *list)
 {
     size_t at = 0;
     struct io_uring *ring = list->count > 1 ? ring_get() : NULL;
     while (ring && at < list->count) {
         size_t batch = MIN(list->count - at, RING_DEPTH);
-        size_t done = run_batch(ring, list->ops + at, batch);
+        for (size_t i = 0; i < batch; i++)
+            queue(ring, &list->ops[at + i], 0);
+        size_t done = run_queued(ring, batch, complete);
         at += done;
         if (done < batch) {
             ring_drop();
@@ -177,6 +207,88 @@ void io_list_run(io_list *list)
     }
     for (; at < list->count; at++)
         run_here(&list->ops[at], 0);
+}
+
+/* ---- With one -------------------------------------------------------------------------- */
+
+/* Leaves 0 or 1 + how much is done in the results. */
+static void run_without_waiting(io_list *list)
+{
+    struct io_uring *ring = list->count > 1 ? ring_get() : NULL;
+    unsigned queued = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        io_op *op = &list->ops[i];
+        op->result = 1;
+        if (op->flush)
+            continue;
+        if (!ring) {
+            size_t done = file_try(op->fd, op->buf, op->length, op->offset, op->write);
+            complete_some(op, (int)done);
+            continue;
+        }
+        queue(ring, op, RWF_NOWAIT);
+        if (++queued < RING_DEPTH)
+            continue;
+        if (run_queued(ring, queued, complete_some) < queued) {
+            ring_drop();
+            ring = NULL;
+        }
+        queued = 0;
+    }
+    if (queued > 0 && run_queued(ring, queued, complete_some) < queued)
+        ring_drop();
+}
+
+static int make_op(const spare_call *call)
+{
+    io_op op = {.fd = call->fd,
+                .write = !call->fills,
+                .flush = !call->buf,
+                .buf = call->buf,
+                .length = call->length,
+                .offset = call->offset};
+    run_here(&op, 0);
+    return op.result;
+}
+
+static void add_spare(spare_group *group, io_op *op, bool lent)
+{
+    size_t done = (size_t)op->result - 1;
+    spare_call call = {.make = make_op, .fd = op->fd, .lent = lent};
+    if (!op->flush) {
+        call.buf = (uint8_t *)op->buf + done;
+        call.length = op->length - done;
+        call.offset = op->offset + done;
+        call.fills = !op->write;
+    }
+    spare_add(group, &call, op->timeout_ms ? op->timeout_ms : this_timeout_ms,
+              &op->result);
+}
+
+static void run_in_time(io_list *list)
+{
+    spare_group group = {0};
+    run_without_waiting(list);
+    for (size_t i = 0; i < list->count; i++)
+        if (list->ops[i].result > 0)
+            add_spare(&group, &list->ops[i], list->lends);
+    spare_run(&group);
+}
+
+static bool has_deadline(const io_list *list)
+{
+    bool any = this_timeout_ms > 0;
+    for (size_t i = 0; i < list->count && !any; i++)
+        any = list->ops[i].timeout_ms > 0;
+    return any;
+}
+
+void io_list_run(io_list *list)
+{
+    if (has_deadline(list))
+        run_in_time(list);
+    else
+        run_patiently(list);
 }
 
 int io_list_error(const io_list *list)
