@@ -19,6 +19,7 @@
  *   repair.c        replicas that differ are given what the majority holds
  *   repair-noted.c  what reads found differing, repaired soon after
  *   disk-worker.c   the thread that does so
+ *   scrub.c         all of the disk is looked at, on a thread of its own
  *   replica.c       states of a replica
  *
  * Who votes on a range is found out after its range lock was taken (disk_voters), so a
@@ -31,6 +32,7 @@
 #include "quorum/disk.h"
 #include "quorum/rangelock.h"
 #include "quorum/rangeset.h"
+#include "quorum/scrub.h"
 #include "quorum/state.h"
 #include <stdatomic.h>
 
@@ -58,8 +60,8 @@ typedef struct disk_replica {
     rangeset copied;    /* was missed, and is not flushed since it was copied */
     uint64_t divergent_bytes;
     /* The worker's: */
-    identity_source *identity; /* NULL: nothing is remembered */
-    gint64 resync_after_us;    /* not before that, on the monotonic clock */
+    identity_source *identity;      /* NULL: nothing is remembered */
+    _Atomic gint64 resync_after_us; /* not before that, on the monotonic clock */
 } disk_replica;
 
 typedef struct disk_worker disk_worker;
@@ -99,10 +101,19 @@ struct disk {
     state *store;    /* NULL: nothing is remembered */
     bool session;    /* the store is written to: the disk is */
     disk_worker *worker;
+    atomic_int resync_error; /* of the last copy that failed: -errno */
+    uint64_t resync_peak;    /* under state_lock: see disk_get_resync_status */
+    scrub *scrub;
 };
 
 #define DISK_COUNT(counter, by)                                                          \
     atomic_fetch_add_explicit(&(counter), (by), memory_order_relaxed)
+
+/* Of guests: whether some came since somebody looked last. */
+static inline uint64_t disk_requests(disk *d)
+{
+    return atomic_load(&d->reads) + atomic_load(&d->writes);
+}
 
 static inline uint64_t disk_all_replicas(const disk *d)
 {

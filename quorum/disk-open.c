@@ -251,6 +251,7 @@ static disk *disk_new(const disk_options *options, journal *records)
     d->blkverify = options->blkverify;
     d->journal = records;
     d->range_lock = rangelock_new();
+    d->scrub = scrub_new();
     g_mutex_init(&d->state_lock);
     g_cond_init(&d->recorded);
     g_mutex_init(&d->record_lock);
@@ -285,6 +286,7 @@ static void disk_free(disk *d, bool flushed)
     g_free(d->replicas);
     path_policy_free(d->policy);
     rangelock_free(d->range_lock);
+    scrub_free(d->scrub);
     rangeset_clear(&d->differing);
     rangeset_clear(&d->no_quorum);
     rangeset_clear(&d->to_repair);
@@ -341,6 +343,7 @@ int disk_close(disk *d)
 {
     if (!d)
         return 0;
+    scrub_stop(d);
     disk_worker_stop(d);
     disk_state_tidy(d);
     int r = disk_flush(d);

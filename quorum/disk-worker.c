@@ -45,11 +45,6 @@ static bool reconcile_some(disk *d)
     return false;
 }
 
-static uint64_t requests(disk *d)
-{
-    return atomic_load(&d->reads) + atomic_load(&d->writes);
-}
-
 bool disk_worker_step(disk *d)
 {
     return (d->session && reconcile_some(d)) || disk_repair_step(d) ||
@@ -59,7 +54,7 @@ bool disk_worker_step(disk *d)
 static void *work(void *opaque)
 {
     disk *d = opaque;
-    uint64_t seen = requests(d);
+    uint64_t seen = disk_requests(d);
     gint64 pause = 0, tidied = -TIDY_US;
     bool busy = true;
     while (rest(d->worker, pause, !busy)) {
@@ -69,8 +64,8 @@ static void *work(void *opaque)
             disk_state_tidy(d);
             tidied = before;
         }
-        bool guest = requests(d) != seen;
-        seen = requests(d);
+        bool guest = disk_requests(d) != seen;
+        seen = disk_requests(d);
         gint64 took = g_get_monotonic_time() - before;
         pause = !busy ? tidied + TIDY_US - before : guest ? MIN(took, REST_MAX_US) : 0;
     }

@@ -8,7 +8,8 @@
  * as that is equal; on stable storage the region stays stale until the replica was flushed.
  *
  * States: stale -> resyncing when a copy begins, -> in-sync when nothing is missed any more
- * and all is flushed, -> stale if a copy fails; it is tried again after RETRY_US.
+ * and all is flushed, -> stale if a copy fails; it is tried again after RETRY_US,
+ * or when somebody asks for it (disk_resync).
  */
 #include "quorum/disk-internal.h"
 #include <errno.h>
@@ -137,6 +138,7 @@ static void resync_some(disk *d, unsigned i)
                 : finish(d, i);
     if (r == 0)
         return;
+    atomic_store(&d->resync_error, r);
     d->replicas[i].resync_after_us = g_get_monotonic_time() + RETRY_US;
     move(d, i, REPLICA_EVENT_RESYNC_STOPS, r);
 }
@@ -152,4 +154,37 @@ bool disk_resync_step(disk *d)
         return true;
     }
     return false;
+}
+
+int disk_resync(disk *d)
+{
+    if (!d->session)
+        return -EROFS;
+    if (2 * d->threshold <= d->n)
+        return -EPERM;
+    atomic_store(&d->resync_error, 0);
+    for (unsigned i = 0; i < d->n; i++)
+        atomic_store(&d->replicas[i].resync_after_us, 0);
+    disk_worker_wake(d);
+    return 0;
+}
+
+/* One whose time has come counts as being filled: between two attempts at two replicas, too,
+ * so that who waits for the end does not see one too early. */
+void disk_get_resync_status(disk *d, disk_resync_status *ret_status)
+{
+    bool possible = d->session && 2 * d->threshold > d->n;
+    *ret_status = (disk_resync_status){.error = atomic_load(&d->resync_error)};
+    g_mutex_lock(&d->state_lock);
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(atomic_load(&d->partly), i))
+            continue;
+        ret_status->stale = true;
+        ret_status->missed += rangeset_bytes(&d->replicas[i].missed);
+        ret_status->running |=
+            possible && (d->replicas[i].state == REPLICA_RESYNCING || wants_resync(d, i));
+    }
+    d->resync_peak = ret_status->stale ? MAX(d->resync_peak, ret_status->missed) : 0;
+    ret_status->length = d->resync_peak;
+    g_mutex_unlock(&d->state_lock);
 }
