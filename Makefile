@@ -83,7 +83,8 @@ CRASH_WRAP := file_read_full file_read_exact file_write_full file_sync file_punc
 RIG_TESTS  := $(BUILD)/tests/test-qcow2-crash $(BUILD)/tests/test-qcow2-faults
 CRASH_TESTS := $(RIG_TESTS) $(BUILD)/tests/test-crash-file $(BUILD)/tests/test-qcow2-fsck \
                $(BUILD)/tests/test-qcow2-repair-crash $(BUILD)/tests/test-qcow2-review \
-               $(BUILD)/tests/test-state-crash $(BUILD)/tests/test-qcow2-mark
+               $(BUILD)/tests/test-state-crash $(BUILD)/tests/test-qcow2-mark \
+               $(BUILD)/tests/test-undo
 $(CRASH_TESTS): LDFLAGS += $(CRASH_WRAP:%=-Wl,--wrap=%)
 $(CRASH_TESTS): $(patsubst %,$(BUILD)/tests/%.o,crash-file disk-model qcow2-fsck)
 $(RIG_TESTS): $(BUILD)/tests/qcow2-rig.o
