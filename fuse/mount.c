@@ -4,46 +4,54 @@
  * Ends. (1) Somebody unmounts it: the workers read ENODEV and mount_serve returns. (2)
  * mount_end finds nobody using it: it unmounts, and (1) follows; the kernel writes back
  * what it holds while we still serve. (3) mount_end finds it in use: it has the kernel
- * write back, marks the session as ended and wakes the serving thread, which sleeps in
- * libfuse, with a signal. A signal that comes just before that sleep is lost, so it is
- * repeated until mount_serve has returned.
+ * write back, and ends the loop.
+ *
+ * None of that waits for ever (R5). To unmount and to have it written back is to wait for
+ * requests that we have to answer ourselves, so a thread of its own does it; when for some
+ * time no request is answered any more the loop is ended all the same, and so does the loop
+ * leave behind what does not come back.
  *
  * Before anything is unmounted by path, the kernel's table must say that the mount there
  * is this one: it may have been detached lazily and another one made at the same place.
  */
 #include "fuse/mount.h"
 #include "fuse/cli.h"
+#include "fuse/loop.h"
 #include "fuse/mountpoint.h"
 #include "fuse/ops.h"
+#include "fuse/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* One slow replica must not keep other requests from being taken. Threads stay once they
- * are there: a thread's ring and buffers cost more to make again than a sleeping thread. */
-#define THREADS_MAX 16
+/* One slow replica must not keep other requests from being taken. Where all replicas are
+ * slow, the kernel sends up to 64 requests of its own (ops_init) beside those of callers. */
+#define THREADS_MAX   16
+#define THREADS_SPARE 80
 
-#define WAKE_SIGNAL SIGUSR2
-#define WAKE_EVERY  (50 * G_TIME_SPAN_MILLISECOND)
+/* A replica that hangs is waited for once in a request, but twice in one that begins with
+ * another's time-out; the rest is for slow machines. */
+#define STALL_MS(timeout_ms) (2 * (timeout_ms) + 5000)
+#define TIMEOUT_DEFAULT_MS   30000u
+#define LOOK_EVERY           (100 * G_TIME_SPAN_MILLISECOND)
 
 struct mount_session {
     ops_context ops; /* libfuse's user data */
     const mount_config *config;
     char *mountpoint;
     int id; /* of the mount, in the kernel's table */
+    loop *loop;
+    unsigned stall_ms;
+    bool unmounted; /* by mount_end; its thread's */
+    bool abandoned; /* a thread of mount_end's may still look at all of this; atomic */
 
-    GMutex lock; /* guards what follows; nothing else is taken under it */
-    GCond returned;
+    GMutex lock;               /* guards what follows; before the loop's own */
     struct fuse_session *fuse; /* NULL after mount_detach */
-    pthread_t server;
-    bool serving;
 };
 
 GQuark mount_error_quark(void)
@@ -232,6 +240,13 @@ static bool attach(mount_session *m, GError **error)
         set_error(error, m->mountpoint, "fusermount3 refused it");
         return false;
     }
+    m->loop =
+        loop_new(m->fuse, &(loop_options){
+                              .request_max = DISK_REQUEST_MAX,
+                              .threads = m->config->single_thread ? 1 : THREADS_MAX,
+                              .spares = m->config->single_thread ? 0 : THREADS_SPARE,
+                              .stall_ms = m->stall_ms,
+                          });
     mountpoint_info info = {0};
     if (mountpoint_find(m->mountpoint, &info))
         m->id = info.id;
@@ -244,13 +259,27 @@ static bool attach(mount_session *m, GError **error)
     return true;
 }
 
+static unsigned longest_timeout(const mount_config *config)
+{
+    unsigned longest = 0;
+    for (unsigned i = 0; i < config->disks->len; i++) {
+        const disk_options *d = config->disks->pdata[i];
+        unsigned whole = d->timeout_ms ? d->timeout_ms : TIMEOUT_DEFAULT_MS;
+        for (unsigned k = 0; k < d->replicas->len; k++) {
+            const replica_options *replica = d->replicas->pdata[k];
+            longest = MAX(longest, replica->timeout_ms ? replica->timeout_ms : whole);
+        }
+    }
+    return MIN(longest, INT_MAX / 4);
+}
+
 mount_session *mount_attach(const daemon_context *daemon, const char *mountpoint,
                             GError **error)
 {
     mount_session *m = g_new0(mount_session, 1);
     g_mutex_init(&m->lock);
-    g_cond_init(&m->returned);
     m->config = daemon->config;
+    m->stall_ms = STALL_MS(longest_timeout(m->config));
     m->mountpoint = g_strdup(mountpoint);
     ops_context_init(&m->ops, tree_new(daemon), daemon->config->cache);
     collect_messages(true);
@@ -265,44 +294,14 @@ mount_session *mount_attach(const daemon_context *daemon, const char *mountpoint
 
 /* ---- Serving ----------------------------------------------------------------------- */
 
-static void wake(int number)
-{
-    (void)number; /* that the system call returns is all */
-}
-
-/* Lets WAKE_SIGNAL interrupt this thread. */
-static void become_server(mount_session *m)
-{
-    struct sigaction action = {.sa_handler = wake};
-    sigset_t set;
-    sigaction(WAKE_SIGNAL, &action, NULL);
-    sigemptyset(&set);
-    sigaddset(&set, WAKE_SIGNAL);
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-    g_mutex_lock(&m->lock);
-    m->server = pthread_self();
-    m->serving = true;
-    g_mutex_unlock(&m->lock);
-}
-
 int mount_serve(mount_session *m)
 {
-    become_server(m);
-    int result;
-    if (m->config->single_thread) {
-        result = fuse_session_loop(m->fuse);
-    } else {
-        struct fuse_loop_config *loop = fuse_loop_cfg_create();
-        fuse_loop_cfg_set_clone_fd(loop, 1);
-        fuse_loop_cfg_set_max_threads(loop, THREADS_MAX);
-        result = fuse_session_loop_mt(m->fuse, loop);
-        fuse_loop_cfg_destroy(loop);
-    }
-    g_mutex_lock(&m->lock);
-    m->serving = false;
-    g_cond_broadcast(&m->returned);
-    g_mutex_unlock(&m->lock);
-    return MIN(result, 0);
+    return loop_run(m->loop);
+}
+
+unsigned mount_stuck(mount_session *m)
+{
+    return loop_stuck(m->loop);
 }
 
 /* ---- Ending ------------------------------------------------------------------------ */
@@ -328,20 +327,48 @@ static void write_back(const mount_session *m)
     }
 }
 
+static void *end_gently(void *opaque)
+{
+    mount_session *m = opaque;
+    if (!is_present(m))
+        return NULL;
+    m->unmounted = mountpoint_unmount(m->mountpoint, false) == 0;
+    if (!m->unmounted)
+        write_back(m);
+    return NULL;
+}
+
+/* False: it is left alone. */
+static bool wait_while_answering(mount_session *m, pthread_t thread)
+{
+    gint64 stall = m->stall_ms * G_TIME_SPAN_MILLISECOND;
+    gint64 now = g_get_monotonic_time(), until = now + stall;
+    uint64_t before = loop_progress(m->loop);
+    while (!thread_join(thread, now + LOOK_EVERY)) {
+        now = g_get_monotonic_time();
+        uint64_t progress = loop_progress(m->loop);
+        if (progress != before)
+            until = now + stall;
+        before = progress;
+        if (now < until)
+            continue;
+        __atomic_store_n(&m->abandoned, true, __ATOMIC_SEQ_CST);
+        pthread_detach(thread);
+        return false;
+    }
+    return true;
+}
+
 void mount_end(mount_session *m)
 {
-    if (is_present(m)) {
-        if (mountpoint_unmount(m->mountpoint, false) == 0)
-            return;
-        write_back(m);
-    }
+    pthread_t thread;
+    bool gently = !__atomic_load_n(&m->abandoned, __ATOMIC_SEQ_CST) &&
+                  thread_start(&thread, "unmount", end_gently, m) == 0;
+    if (gently && wait_while_answering(m, thread) && m->unmounted)
+        return;
     g_mutex_lock(&m->lock);
     if (m->fuse)
-        fuse_session_exit(m->fuse);
-    while (m->serving) {
-        pthread_kill(m->server, WAKE_SIGNAL);
-        g_cond_wait_until(&m->returned, &m->lock, g_get_monotonic_time() + WAKE_EVERY);
-    }
+        loop_end(m->loop);
     g_mutex_unlock(&m->lock);
 }
 
@@ -369,11 +396,11 @@ void mount_detach(mount_session *m)
 
 void mount_free(mount_session *m)
 {
-    if (!m)
+    if (!m || __atomic_load_n(&m->abandoned, __ATOMIC_SEQ_CST))
         return;
+    loop_free(m->loop);
     ops_context_clear(&m->ops);
     g_free(m->mountpoint);
-    g_cond_clear(&m->returned);
     g_mutex_clear(&m->lock);
     g_free(m);
 }
