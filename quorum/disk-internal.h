@@ -18,6 +18,7 @@
  *   resync.c        a stale replica catches up
  *   repair.c        replicas that differ are given what the majority holds
  *   repair-noted.c  what reads found differing, repaired soon after
+ *   offline.c       the same for a disk that nobody uses meanwhile
  *   disk-worker.c   the thread that does so
  *   scrub.c         all of the disk is looked at, on a thread of its own
  *   replica.c       states of a replica
@@ -32,6 +33,7 @@
 #include "quorum/disk.h"
 #include "quorum/rangelock.h"
 #include "quorum/rangeset.h"
+#include "quorum/repair.h"
 #include "quorum/scrub.h"
 #include "quorum/state.h"
 #include <stdatomic.h>
@@ -100,6 +102,9 @@ struct disk {
         record_lock; /* before state_lock: what is recorded of a replica is the newest */
     state *store;    /* NULL: nothing is remembered */
     bool session;    /* the store is written to: the disk is */
+    bool offline;    /* disk_options.offline */
+    repair_saver save;
+    void *save_opaque;
     disk_worker *worker;
     atomic_int resync_error; /* of the last copy that failed: -errno */
     uint64_t resync_peak;    /* under state_lock: see disk_get_resync_status */
@@ -282,6 +287,10 @@ bool disk_resync_step(disk *d);
  * back and compares. 0 or -errno. This thread's voted buffer is used. */
 int disk_write_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
                          size_t end, const uint8_t *right);
+/* Before it: hands what it would overwrite to the saver (repair.h), if there is one. Not 0:
+ * it is not to be overwritten. */
+int disk_save_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
+                        size_t end, const uint8_t *right);
 
 /* repair-noted.c: what a read found is to be repaired, if that is wanted. */
 void disk_note_repairs(disk *d, const disk_reading *reading, const disk_verdict *verdict);

@@ -35,11 +35,22 @@ static void take_first(const disk *d, const disk_reading *reading,
     }
 }
 
+static int save_all(disk *d, const disk_reading *reading, const uint8_t *out)
+{
+    int r = 0;
+    for (unsigned i = 0; i < d->n && r == 0; i++)
+        if (!reading->ballots[i].abstains)
+            r = disk_save_differing(d, reading, i, 0, reading->length, out);
+    return r;
+}
+
 /* All that differ are written to; one that cannot be has missed the piece. */
 static int spread(disk *d, const disk_reading *reading, const uint8_t *out)
 {
     disk_change change;
-    int r = disk_change_begin(d, &change, "reconcile", reading->offset, reading->length);
+    int r = save_all(d, reading, out);
+    if (r == 0)
+        r = disk_change_begin(d, &change, "reconcile", reading->offset, reading->length);
     if (r < 0)
         return r;
     for (unsigned i = 0; i < d->n; i++)

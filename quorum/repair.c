@@ -45,19 +45,62 @@ static int write_and_compare(disk *d, unsigned i, const uint8_t *data, uint64_t 
     return r == 0 && memcmp(back, data, length) != 0 ? -EIO : r;
 }
 
+/* The next run of sectors of [*at, end) that are to be written to; false: none. */
+static bool next_differing(const disk *d, const disk_reading *reading, unsigned i,
+                           size_t *at, size_t end, const uint8_t *right, size_t *ret_end)
+{
+    while (*at < end && !sector_differs(d, reading, i, *at, right))
+        *at += VOTE_SECTOR;
+    size_t run = *at;
+    while (run < end && sector_differs(d, reading, i, run, right))
+        run += VOTE_SECTOR;
+    *ret_end = MIN(run, end);
+    return *at < end;
+}
+
 int disk_write_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
                          size_t end, const uint8_t *right)
 {
     int r = 0;
-    while (at < end && r == 0) {
-        size_t run = at;
-        while (run < end && sector_differs(d, reading, i, run, right))
-            run += VOTE_SECTOR;
-        run = MIN(run, end);
-        if (run > at)
-            r = write_and_compare(d, i, right + at, reading->offset + at, run - at);
-        at = MAX(run, at + VOTE_SECTOR);
+    for (size_t run; r == 0 && next_differing(d, reading, i, &at, end, right, &run);
+         at = run)
+        r = write_and_compare(d, i, right + at, reading->offset + at, run - at);
+    return r;
+}
+
+/* ---- Saving what will be overwritten ----------------------------------------------------- */
+
+void disk_set_saver(disk *d, repair_saver save, void *opaque)
+{
+    d->save = save;
+    d->save_opaque = opaque;
+}
+
+/* One call for what could be read, another for what could not. */
+static int save_run(disk *d, const disk_reading *reading, unsigned i, size_t at,
+                    size_t end, const uint8_t *right)
+{
+    int r = 0;
+    for (size_t next; at < end && r == 0; at = next) {
+        bool readable = disk_sector_error(reading, i, at) == 0;
+        next = at + VOTE_SECTOR;
+        while (next < end && (disk_sector_error(reading, i, next) == 0) == readable)
+            next += VOTE_SECTOR;
+        next = MIN(next, end);
+        const uint8_t *old = readable ? reading->ballots[i].data + at : NULL;
+        r = d->save(d->save_opaque, i, reading->offset + at, old, right + at, next - at);
     }
+    return r;
+}
+
+int disk_save_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
+                        size_t end, const uint8_t *right)
+{
+    int r = 0;
+    for (size_t run;
+         d->save && r == 0 && next_differing(d, reading, i, &at, end, right, &run);
+         at = run)
+        r = save_run(d, reading, i, at, run, right);
     return r;
 }
 
@@ -158,17 +201,6 @@ static void report_outcome(const repair *r, const disk_reading *reading,
     disk_report_range(r->d, &told, run, JOURNAL_REPAIR, r->options->op, action);
 }
 
-static int save_old(const repair *r, const disk_reading *reading, const vote_range *run,
-                    unsigned i)
-{
-    const repair_options *options = r->options;
-    const uint8_t *old =
-        run->group[i] == VOTE_NO_GROUP ? NULL : reading->ballots[i].data + run->offset;
-    return options->save ? options->save(options->opaque, i,
-                                         reading->offset + run->offset, old, run->length)
-                         : 0;
-}
-
 /* Who is written to: not whoever does not answer at all. */
 static uint64_t find_losers(const repair *r, const disk_reading *reading,
                             const vote_range *run, uint64_t *ret_unreachable)
@@ -198,7 +230,8 @@ static int write_losers(const repair *r, const disk_reading *reading,
         disk_change_begin(d, &change, r->options->op, reading->offset + at, end - at);
     for (unsigned i = 0; i < d->n && begun == 0; i++) {
         change.results[i] = 0;
-        if (!disk_has_bit(losers & change.asked, i) || save_old(r, reading, run, i) != 0)
+        if (!disk_has_bit(losers & change.asked, i) ||
+            disk_save_differing(d, reading, i, at, end, right) != 0)
             continue;
         change.results[i] = disk_write_differing(d, reading, i, at, end, right);
         done |= (uint64_t)(change.results[i] == 0) << i;

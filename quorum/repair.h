@@ -32,20 +32,24 @@ typedef struct repair_stats {
     uint64_t no_quorum;  /* nobody won: left as it is */
 } repair_stats;
 
-/* Before bytes of a replica are overwritten: may save them. `old` is what it held, or NULL if
- * that could not be read. Called under the range's exclusive lock; must not call into the
- * disk. Not 0 (-errno): they are not overwritten, and count as failed. */
+/* Before bytes of a replica are overwritten: may save them. `old` is what it holds, or NULL if
+ * that could not be read, `new` what it will be given. Called under the range's exclusive lock;
+ * must not call into the disk. Not 0 (-errno): they are not overwritten, and count as
+ * failed. */
 typedef int (*repair_saver)(void *opaque, unsigned replica, uint64_t offset,
-                            const void *old, size_t length);
+                            const void *old, const void *new, size_t length);
+
+/* Asked from now on, NULL: nobody, by all that makes replicas equal: disk_repair_range, what a
+ * crash left different (W6), and offline.h; but not by the worker's resync, so for a disk that
+ * has none. Nothing may run. */
+void disk_set_saver(disk *d, repair_saver save, void *opaque);
 
 typedef struct repair_options {
     bool dry_run;  /* only look and journal, under a shared lock */
     bool reported; /* what is found is in the journal already: only "repair" goes there */
     int from; /* -1: the vote decides. Else this replica is right wherever it votes and
                        can be read, and elsewhere the vote decides, if it may (O4). */
-    const char *op;    /* of journal records: "scrub", "repair", "read" */
-    repair_saver save; /* NULL: nothing is saved */
-    void *opaque;      /* save's */
+    const char *op; /* of journal records: "scrub", "repair", "read" */
 } repair_options;
 
 /* Looks at a range, at most DISK_REQUEST_MAX of it at a time; what lies behind the disk's end is

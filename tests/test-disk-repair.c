@@ -362,14 +362,15 @@ typedef struct saved {
     uint64_t offset;
     size_t length;
     bool has_old;
-    uint8_t first;
+    uint8_t first, new_first;
     int answer;
 } saved;
 
 static int save(void *opaque, unsigned replica, uint64_t offset, const void *old,
-                size_t length)
+                const void *new, size_t length)
 {
     saved *s = opaque;
+    s->new_first = *(const uint8_t *)new;
     s->calls++;
     s->replica = replica;
     s->offset = offset;
@@ -383,7 +384,8 @@ Test(disk_repair, what_is_overwritten_is_saved_first)
 {
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
     saved s = {0};
-    repair_options options = {.from = -1, .op = "repair", .save = save, .opaque = &s};
+    repair_options options = {.from = -1, .op = "repair"};
+    disk_set_saver(rig->disk, save, &s);
     disk_rig_corrupt(rig, 1, 6 * SECTOR, 3 * SECTOR, 0x0f);
     repair_all(rig, &options);
     cr_assert_eq(s.calls, 1);
@@ -391,6 +393,7 @@ Test(disk_repair, what_is_overwritten_is_saved_first)
     cr_assert_eq(s.offset, 6 * SECTOR);
     cr_assert_eq(s.length, 3 * SECTOR);
     cr_assert(s.has_old && s.first == (rig->model[6 * SECTOR] ^ 0x0f));
+    cr_assert_eq(s.new_first, rig->model[6 * SECTOR]);
     make_unreadable(rig, 0, 0, 4);
     repair_all(rig, &options);
     cr_assert_eq(s.calls, 2);
@@ -403,8 +406,8 @@ Test(disk_repair, what_cannot_be_saved_is_not_overwritten)
 {
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
     saved s = {.answer = -ENOSPC};
-    const repair_options options = {
-        .from = -1, .op = "repair", .save = save, .opaque = &s};
+    const repair_options options = {.from = -1, .op = "repair"};
+    disk_set_saver(rig->disk, save, &s);
     disk_rig_corrupt(rig, 1, 0, SECTOR, 0x0f);
     expect(repair_all(rig, &options), SECTOR, 0, 0, SECTOR, 0);
     disk_rig_expect_state(rig, 1, REPLICA_IN_SYNC);
