@@ -71,7 +71,9 @@ static bool admit_few(disk *d, const disk_options *options, unsigned in_sync,
 
 bool disk_admit(disk *d, const disk_options *options, bool *ret_whole, GError **error)
 {
-    *ret_whole = has_quorum(d);
+    *ret_whole = options->offline || has_quorum(d);
+    if (options->offline)
+        return true;
     if (!*ret_whole)
         return admit_without_quorum(d, options->force, error);
     unsigned in_sync = disk_set_size(atomic_load(&d->in_sync));

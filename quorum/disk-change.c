@@ -36,10 +36,11 @@ static uint64_t change_end(const disk_change *change)
     return change->length > 0 ? change->offset + change->length : IMAGE_SIZE_MAX;
 }
 
-/* W5. */
+/* W5. A disk that is offline has no writes that could be lost halfway, only repairs, which
+ * are decided anew by whoever looks. */
 static int intend(disk *d, disk_change *change)
 {
-    if (!d->session || change->length == 0)
+    if (!d->session || d->offline || change->length == 0)
         return 0;
     int r = state_write_begin(d->store, change->offset, change->length);
     change->intended = r == 0;

@@ -250,6 +250,7 @@ static disk *disk_new(const disk_options *options, journal *records)
     d->read_pattern = options->read_pattern;
     d->blkverify = options->blkverify;
     d->journal = records;
+    d->offline = options->offline;
     d->range_lock = rangelock_new();
     d->scrub = scrub_new();
     g_mutex_init(&d->state_lock);
@@ -332,7 +333,8 @@ disk *disk_open(const disk_options *options, journal *records, GError **error)
         begin_repairing(d, options, error)) {
         if (!d->writable)
             disk_state_end(d);
-        disk_worker_start(d);
+        if (!d->offline)
+            disk_worker_start(d);
         return d;
     }
     disk_free(d, true);

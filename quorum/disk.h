@@ -64,6 +64,7 @@ typedef struct disk_options {
     disk_pattern read_pattern;
     bool blkverify; /* two replicas are compared: where they differ, the journal names the
                        first byte that does; only with threshold 2 and quorum reads */
+    bool offline;   /* opened to be repaired (offline.h): see disk_open */
     GPtrArray *replicas;   /* of replica_options*, freed with it */
     GPtrArray *allow_dirs; /* of char*, freed with it */
 } disk_options;
@@ -82,7 +83,11 @@ typedef struct disk disk;
  *   not have, and what lacks voters is EIO.
  * - Everywhere a quorum, but fewer than min_replicas are in sync on all of the disk: refused.
  *   With degraded_warn or `force` it is opened as it is. Those that are stale catch up.
- * What was let pass is in disk_degraded_reason. */
+ * What was let pass is in disk_degraded_reason.
+ *
+ * With `offline` none of this is refused, since whoever asks for it has the disk for himself
+ * and decides what is done with it; nothing is done in the background, and changes leave no
+ * intent: what a crash then leaves different is to be found by a vote, and not reconciled. */
 disk *disk_open(const disk_options *options, journal *journal, GError **error);
 /* Flushes, then frees. No request may be running. NULL is allowed. Returns what the last
  * flush returned. */
