@@ -99,6 +99,9 @@ $(FILE_TESTS): LDFLAGS += $(FILE_WRAP:%=-Wl,--wrap=%)
 WRITE_TESTS := $(filter $(BUILD)/tests/test-qcow2-write $(BUILD)/tests/test-qcow2-write-%,$(TEST_BIN))
 $(WRITE_TESTS): $(BUILD)/tests/qcow2-model.o
 
+# Tests of the serving loop: something was abandoned, or so it says.
+$(BUILD)/tests/test-loop: LDFLAGS += -Wl,--wrap=io_thread_abandoned -Wl,--wrap=io_free_later
+
 tests: $(TEST_BIN)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

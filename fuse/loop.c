@@ -3,7 +3,7 @@
  *
  * libfuse has such a loop; ours differs in what hung replicas ask for (R5):
  * - A write that was abandoned may still read from the memory in which its request came.
- *   Then that memory is not used for the next one.
+ *   Then that memory is not used again (io_list.lends).
  * - Any thread may be stuck, for good: the end waits for nobody who makes no progress.
  * - When every thread waits for a hung replica, who asks for the status would wait, too. So
  *   when nothing is answered for a while more threads are made than are of use otherwise.
@@ -21,6 +21,7 @@
  * it is repeated.
  */
 #include "fuse/loop.h"
+#include "formats/uring.h"
 #include "fuse/thread.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -165,8 +166,12 @@ static void *serve(void *opaque)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     this_device = s->fd;
     void *memory = request_memory(l);
-    while (!fuse_session_exited(l->fuse) && take_request(s, memory))
-        ;
+    while (!fuse_session_exited(l->fuse) && take_request(s, memory)) {
+        if (io_thread_abandoned()) {
+            io_free_later(memory, free);
+            memory = request_memory(l);
+        }
+    }
     free(memory);
     g_mutex_lock(&l->lock);
     s->left = true;

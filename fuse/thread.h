@@ -1,7 +1,6 @@
 /*
- * thread.h: threads that may never end. One whose operation on a hung replica was abandoned
- * is kept by the kernel, after its last instruction, until that operation has returned: so
- * nobody waits for a thread's end without a limit.
+ * thread.h: threads that may be stuck in a call on a hung replica, or in one of the kernel's
+ * that waits for an answer of our own: nobody waits for their end without a limit (R5).
  */
 #ifndef FUSE_THREAD_H
 #define FUSE_THREAD_H

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -90,12 +91,42 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
     fuse_reply_buf(req, (const char *)data, size);
 }
 
+/* ---- Abandoned writes ------------------------------------------------------------------ */
+
+#define WRITES 8
+
+/* Each write is abandoned; the memory it came in is kept. */
+static bool abandoning;
+static _Thread_local bool abandoned;
+static void *kept[WRITES];
+static const char *written[WRITES];
+static unsigned n_kept, n_written;
+
+bool __wrap_io_thread_abandoned(void);
+bool __wrap_io_thread_abandoned(void)
+{
+    bool was = abandoned;
+    abandoned = false;
+    return was;
+}
+
+void __wrap_io_free_later(void *memory, void (*free_fn)(void *));
+void __wrap_io_free_later(void *memory, void (*free_fn)(void *))
+{
+    cr_assert_eq(free_fn, free);
+    kept[n_kept++] = memory;
+}
+
 static void do_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size,
                      off_t offset, struct fuse_file_info *fi)
 {
     (void)ino, (void)fi;
     g_autofree uint8_t *expected = g_malloc(size);
     support_pattern(expected, size, (uint64_t)offset, 1);
+    if (abandoning) {
+        abandoned = true;
+        written[n_written++] = data;
+    }
     if (memcmp(data, expected, size) == 0)
         fuse_reply_write(req, size);
     else
@@ -289,6 +320,29 @@ Test(loop, R5_others_are_answered_while_every_thread_hangs)
     close(r->dir);
     pthread_join(r->thread, NULL);
     cr_assert_eq(loop_stuck(r->loop), 0);
+    rig_free(r);
+}
+
+Test(loop, R5_memory_of_an_abandoned_write_is_not_used_again)
+{
+    rig *r = rig_new(1, 0);
+    int fd = rig_open(r);
+    abandoning = true;
+    uint8_t data[8192];
+    for (unsigned i = 0; i < WRITES; i++) {
+        support_pattern(data, sizeof data, i * sizeof data, 1);
+        cr_assert_eq(pwrite(fd, data, sizeof data, (off_t)(i * sizeof data)),
+                     sizeof data);
+    }
+    close(fd);
+    close(r->dir);
+    pthread_join(r->thread, NULL);
+    cr_assert_eq(n_kept, WRITES);
+    for (unsigned i = 0; i < WRITES; i++) {
+        support_pattern(data, sizeof data, i * sizeof data, 1);
+        cr_assert_eq(memcmp(written[i], data, sizeof data), 0);
+        free(kept[i]);
+    }
     rig_free(r);
 }
 
