@@ -2,7 +2,8 @@
  * disk-reconcile.c: regions that were being written to when the last session ended without a
  * close (W6). Before anything of such a region is served, all replicas that vote there are
  * made equal: a sector with a quorum keeps it, one without takes what the first replica that
- * could be read holds. What was decided is in the journal.
+ * could be read holds. What was decided is in the journal, on stable storage before a byte is
+ * overwritten: once all are equal nothing else tells of it.
  *
  * A region is done by whoever touches it first, a request or the worker, under an exclusive
  * lock of all of it; the others find it done. It is flushed to all replicas before it counts
@@ -82,6 +83,8 @@ static int reconcile_piece(disk *d, uint64_t offset, uint64_t end, uint64_t *ret
                           : !range->n_groups ? "no replica could be read"
                                              : "the first replica's bytes were taken");
     }
+    if (d->journal)
+        journal_sync(d->journal);
     int r = spread(d, &reading, out);
     disk_verdict_clear(&verdict);
     disk_reading_clear(&reading);
