@@ -141,10 +141,7 @@ replica_state replica_state_after(replica_state from, replica_event event);
 /* The only place where a state changes; state_lock is held. Returns whether it changed. */
 bool replica_transition(disk *d, unsigned i, replica_event event);
 
-/* Who votes at `offset`: in sync, or stale elsewhere; and how far they stay the same, at most
- * up to `end`, which is larger. Under the range's lock. */
-uint64_t disk_voter_run(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end);
-/* The same; state_lock is held. */
+/* As disk_voter_run; state_lock is held. */
 uint64_t disk_voter_run_locked(const disk *d, uint64_t offset, uint64_t end,
                                uint64_t *ret_end);
 /* Who takes changes and flushes: in sync or stale anywhere. */

@@ -169,6 +169,11 @@ typedef struct disk_resync_status {
 } disk_resync_status;
 void disk_get_resync_status(disk *d, disk_resync_status *ret_status);
 
+/* Who votes at `offset`, bit i is replica i: in sync, or stale elsewhere; and how far they stay
+ * the same, at most up to `end`, which is larger. Under the range's lock, or where nothing
+ * else runs. */
+uint64_t disk_voter_run(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end);
+
 typedef struct disk_counters {
     uint64_t reads, read_bytes, writes, write_bytes, flushes;
     uint64_t divergences, quorum_failures; /* events, repeats included */

@@ -14,6 +14,10 @@
  * each byte once, the first replica's in a copy that stays in the L1 cache and that is also
  * what is hashed; the full vote is held on copies.
  *
+ * A replica that is stale somewhere, by what is recorded of the disk, does not vote there
+ * (W2), but its bytes are compared like all others: who was outvoted by those that are current
+ * has lost, and what it holds decides whether it has to be written to.
+ *
  * Memory: three pieces per reader and one for its copy, which are smaller where there are
  * many readers.
  */
@@ -32,6 +36,7 @@
 static const uint8_t zeroes[VERIFY_PIECE_MAX];
 
 typedef struct verification {
+    disk *d;
     const verify_options *options;
     verify_summary *summary;
     verify_digest *digest;
@@ -81,8 +86,9 @@ static void range_add(verification *v, const verify_range *range)
 {
     range_count(v, range);
     verify_range *last = &v->pending;
-    /* The groups decide who wins, loses and failed. */
+    /* The groups, and who is current, decide who wins, loses and failed. */
     if (last->length && last->offset + last->length == range->offset &&
+        last->winners == range->winners &&
         memcmp(last->group, range->group, sizeof last->group) == 0) {
         last->length += range->length;
         return;
@@ -102,20 +108,41 @@ static bool is_zero(const uint8_t *data, size_t length)
            memcmp(data, data + sizeof none, length - sizeof none) == 0;
 }
 
+/* Who holds what won among those that are current; of equal groups the one with the replica
+ * listed first (R2). */
+static uint64_t elect(const verification *v, const verify_range *range, uint64_t current)
+{
+    unsigned size[VOTE_REPLICAS_MAX] = {0}, best = VOTE_NO_GROUP;
+    for (unsigned i = 0; i < v->n; i++)
+        if (range->group[i] != VOTE_NO_GROUP && current >> i & 1)
+            size[range->group[i]]++;
+    for (unsigned i = 0; i < v->n; i++) {
+        unsigned group = range->group[i];
+        if (group != VOTE_NO_GROUP && size[group] >= v->threshold &&
+            (best == VOTE_NO_GROUP || size[group] > size[best]))
+            best = group;
+    }
+    uint64_t winners = 0;
+    for (unsigned i = 0; i < v->n && best != VOTE_NO_GROUP; i++)
+        winners |= (uint64_t)(range->group[i] == best) << i;
+    return winners;
+}
+
 /* The vote's run at `offset` of the stretch at `start`, or what lies before the next run:
- * there all that voted agree, and if nobody failed there is nothing to tell. */
+ * there all that voted agree, and if nobody failed there is nothing to tell. `current`: those
+ * whose vote counts. */
 static void settle_run(verification *v, uint64_t start, uint64_t offset, uint64_t length,
-                       const vote_range *run, uint64_t failed)
+                       const vote_range *run, uint64_t failed, uint64_t current)
 {
     uint64_t voters = ~failed & (~UINT64_C(0) >> (64 - v->n));
     verify_range range = {start + offset, length, .failed = failed};
     if (run) {
-        range.winners = run->winners;
         range.n_groups = run->n_groups;
         memcpy(range.group, run->group, sizeof range.group);
+        range.winners = elect(v, &range, current);
     } else {
-        bool enough = (unsigned)__builtin_popcountll(voters) >= v->threshold;
-        range.winners = enough ? voters : 0;
+        unsigned votes = (unsigned)__builtin_popcountll(voters & current);
+        range.winners = votes >= v->threshold ? voters : 0;
         range.n_groups = voters != 0;
         for (unsigned i = 0; i < v->n; i++)
             range.group[i] = voters >> i & 1 ? 0 : VOTE_NO_GROUP;
@@ -157,7 +184,8 @@ static uint64_t failed_replicas(const verification *v)
     return failed;
 }
 
-static void stretch_vote(verification *v, uint64_t from, uint64_t length)
+/* A part of the stretch in which the same replicas are current. */
+static void part_vote(verification *v, uint64_t from, uint64_t length, uint64_t current)
 {
     uint64_t start = v->at + from, done = 0;
     ballots_fill(v, from, length);
@@ -166,12 +194,21 @@ static void stretch_vote(verification *v, uint64_t from, uint64_t length)
     for (size_t i = 0; i < v->verdict.n_ranges; i++) {
         const vote_range *run = &v->verdict.ranges[i];
         if (run->offset > done)
-            settle_run(v, start, done, run->offset - done, NULL, failed);
-        settle_run(v, start, run->offset, run->length, run, failed);
+            settle_run(v, start, done, run->offset - done, NULL, failed, current);
+        settle_run(v, start, run->offset, run->length, run, failed, current);
         done = run->offset + run->length;
     }
     if (done < length)
-        settle_run(v, start, done, length - done, NULL, failed);
+        settle_run(v, start, done, length - done, NULL, failed, current);
+}
+
+static void stretch_vote(verification *v, uint64_t from, uint64_t length)
+{
+    uint64_t end = v->at + from + length, run_end;
+    for (uint64_t at = v->at + from; at < end; at = run_end) {
+        uint64_t current = disk_voter_run(v->d, at, end, &run_end);
+        part_vote(v, at - v->at, run_end - at, current);
+    }
 }
 
 /* Whether all replicas that have bytes agree on these, `first` being one of them; if so
@@ -290,6 +327,7 @@ void verify_run(disk *d, const verify_options *options, verify_summary *ret_summ
 {
     *ret_summary = (verify_summary){.size = disk_size(d)};
     verification v = {
+        .d = d,
         .options = options,
         .summary = ret_summary,
         .digest = verify_digest_new(options),

@@ -48,7 +48,8 @@ typedef struct verify_options {
     const volatile int *cancel; /* not 0: stop soon; may be NULL */
 } verify_options;
 
-/* Never fails as a whole: read errors are ranges. */
+/* Never fails as a whole: read errors are ranges. A replica that is stale somewhere by the
+ * disk's record has no vote there, and loses where it holds something else. */
 void verify_run(disk *d, const verify_options *options, verify_summary *ret_summary);
 
 /* 0, 1, 4 or 5, as in quorumfs(1). */

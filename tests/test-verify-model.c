@@ -242,6 +242,61 @@ Test(verify_model, R1_too_few_readable_replicas_have_no_majority)
     disk_free(d);
 }
 
+/* b holds old bytes, and a or c is wrong besides. */
+Test(verify_model, W2_who_is_stale_has_no_vote_there)
+{
+    disk *d = disk_make(3, 2, 65536);
+    d->stale = 2;
+    d->stale_at = 8 * 512;
+    d->stale_length = 8 * 512;
+    for (unsigned i = 7; i < 20; i++)
+        d->replicas[1].data[i * 512] ^= 1;
+    d->replicas[0].data[10 * 512] ^= 1; /* as b, by chance */
+    d->replicas[2].data[12 * 512] ^= 2;
+    d->replicas[2].bad[14] = true;
+    d->replicas[2].data[30 * 512] ^= 2;
+    said s;
+    verify_summary summary;
+    said_init(&s);
+    run(d, &s, 0, &summary);
+    cr_assert_eq(s.ranges->len, 8u);
+    assert_range(&s, 0, 7 * 512, 3 * 512, 5, 2, 0);
+    assert_range(&s, 1, 10 * 512, 512, 0, 0, 0); /* one against one */
+    assert_range(&s, 2, 11 * 512, 512, 5, 2, 0);
+    assert_range(&s, 3, 12 * 512, 512, 0, 0, 0);
+    assert_range(&s, 4, 13 * 512, 512, 5, 2, 0);
+    assert_range(&s, 5, 14 * 512, 512, 0, 0, 4);
+    assert_range(&s, 6, 15 * 512, 5 * 512, 5, 2, 0);
+    assert_range(&s, 7, 30 * 512, 512, 3, 4, 0);
+    cr_assert_eq(verify_exit_code(&summary), 5);
+    said_clear(&s);
+    disk_free(d);
+}
+
+/* a and c are right of a sector that b is stale in, and says so by accident. */
+Test(verify_model, W2_who_holds_what_won_has_not_lost)
+{
+    disk *d = disk_make(3, 2, 65536);
+    d->stale = 4;
+    d->stale_length = 65536;
+    d->replicas[1].data[0] ^= 1;
+    d->replicas[1].bad[5] = true;
+    said s;
+    verify_summary summary;
+    said_init(&s);
+    run(d, &s, 0, &summary);
+    cr_assert_eq(s.ranges->len, 2u);
+    assert_range(&s, 0, 0, 512, 0, 0, 0); /* a and c agree, but c does not count */
+    assert_range(&s, 1, 5 * 512, 512, 0, 0, 2);
+    d->stale = 0;
+    s.progress_last = 0;
+    run(d, &s, 0, &summary);
+    assert_range(&s, 2, 0, 512, 5, 2, 0);
+    assert_range(&s, 3, 5 * 512, 512, 5, 0, 2);
+    said_clear(&s);
+    disk_free(d);
+}
+
 Test(verify_model, zeroes_of_every_map_are_not_read)
 {
     disk *d = disk_make(3, 2, 2 << 20);

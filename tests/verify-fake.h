@@ -39,6 +39,7 @@ struct chain {
 struct disk {
     uint64_t size;
     unsigned n, threshold;
+    uint64_t stale, stale_at, stale_length; /* these replicas missed that range */
     struct chain replicas[REPLICAS_MAX];
 };
 
@@ -55,6 +56,16 @@ unsigned disk_threshold(const disk *d)
 unsigned disk_replica_count(const disk *d)
 {
     return d->n;
+}
+
+uint64_t disk_voter_run(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end)
+{
+    uint64_t stale_end = d->stale_at + d->stale_length;
+    bool inside = offset >= d->stale_at && offset < stale_end;
+    *ret_end = inside                 ? MIN(end, stale_end)
+               : offset < d->stale_at ? MIN(end, d->stale_at)
+                                      : end;
+    return (~UINT64_C(0) >> (64 - d->n)) & ~(inside ? d->stale : 0);
 }
 
 chain *disk_chain(disk *d, unsigned i)
