@@ -4,6 +4,12 @@
  * It takes as many rounds as the replica with the most steps; in each, all that are not done
  * yet share a submission.
  *
+ * One flush runs at a time. Those that are asked for meanwhile wait for the next one, share it,
+ * and are all told its result: that must be so, because the kernel tells of
+ * a lost write only once for each descriptor. Of two flushes that run side by side one would
+ * fail and the other one succeed, without what both had to cover. Whoever begins after a
+ * failure finds the replica out.
+ *
  * Flush covers the writes that were acknowledged before it began, as fsync does, and says
  * nothing of those that run beside it: it locks no range of the disk. Only a resize must
  * not run beside it (image.h), so it shares a byte that lies behind every disk.
@@ -37,7 +43,7 @@ static uint64_t flush_round(disk *d, disk_change *change, uint64_t pending,
     return more;
 }
 
-int disk_flush_locked(disk *d)
+static int flush_all(disk *d)
 {
     disk_change change;
     int r = disk_change_begin(d, &change, "flush", 0, 0);
@@ -48,6 +54,86 @@ int disk_flush_locked(disk *d)
     for (uint64_t pending = change.asked; pending != 0;)
         pending = flush_round(d, &change, pending, flushes);
     return disk_change_finish(d, &change);
+}
+
+/* ---- Taking turns ---------------------------------------------------------------------- */
+
+/* Longer than that nobody waits for others to come. */
+#define GATHER_MAX_US 1000
+
+typedef enum flusher_state { FLUSH_WAITS, FLUSH_LEADS, FLUSH_DONE } flusher_state;
+
+/* One that waits for a flush that begins after it was asked for. */
+struct disk_flusher {
+    disk_flusher *next;
+    GCond wake;
+    flusher_state state;
+    int result;
+};
+
+static void flusher_wake(disk_flusher *flusher, flusher_state next)
+{
+    flusher->state = next;
+    g_cond_signal(&flusher->wake);
+}
+
+/* As many as came the last time will soon be here again, if they do nothing but write and
+ * flush: to flush for each one alone would take longer than to wait for them. The turns'
+ * lock is held. */
+static void gather(disk_turns *turns)
+{
+    gint64 most = MIN(turns->took_us / 2, GATHER_MAX_US);
+    gint64 until = g_get_monotonic_time() + most;
+    while (turns->n_waiting < turns->expected &&
+           g_cond_wait_until(&turns->gathered, &turns->lock, until))
+        ;
+}
+
+/* For all that wait; then the turn goes to one of those that have come meanwhile. The turns'
+ * lock is held, and given up meanwhile. */
+static int lead_flush(disk *d, const disk_flusher *self)
+{
+    disk_turns *turns = &d->flush_turns;
+    gather(turns);
+    disk_flusher *all = g_steal_pointer(&turns->waiting);
+    unsigned n = turns->n_waiting;
+    turns->n_waiting = 0;
+    g_mutex_unlock(&turns->lock);
+    gint64 start = g_get_monotonic_time();
+    int r = flush_all(d);
+    g_mutex_lock(&turns->lock);
+    turns->took_us = g_get_monotonic_time() - start;
+    for (disk_flusher *flusher = all, *next; flusher; flusher = next) {
+        next = flusher->next; /* once it is awake and the lock is free it is gone */
+        flusher->result = r;
+        if (flusher != self)
+            flusher_wake(flusher, FLUSH_DONE);
+    }
+    turns->expected = n + turns->n_waiting;
+    turns->taken = turns->waiting != NULL;
+    if (turns->taken)
+        flusher_wake(turns->waiting, FLUSH_LEADS);
+    return r;
+}
+
+int disk_flush_locked(disk *d)
+{
+    disk_turns *turns = &d->flush_turns;
+    disk_flusher self = {.state = FLUSH_WAITS};
+    g_cond_init(&self.wake);
+    g_mutex_lock(&turns->lock);
+    self.next = turns->waiting;
+    turns->waiting = &self;
+    turns->n_waiting++;
+    g_cond_signal(&turns->gathered);
+    while (turns->taken && self.state == FLUSH_WAITS)
+        g_cond_wait(&self.wake, &turns->lock);
+    bool done = self.state == FLUSH_DONE;
+    turns->taken |= !done;
+    int r = done ? self.result : lead_flush(d, &self);
+    g_mutex_unlock(&turns->lock);
+    g_cond_clear(&self.wake);
+    return r;
 }
 
 int disk_flush(disk *d)

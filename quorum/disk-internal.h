@@ -66,6 +66,17 @@ typedef struct disk_replica {
     _Atomic gint64 resync_after_us; /* not before that, on the monotonic clock */
 } disk_replica;
 
+/* disk-flush.c: one flush at a time. */
+typedef struct disk_flusher disk_flusher;
+typedef struct disk_turns {
+    GMutex lock; /* before state_lock; guards the rest */
+    GCond gathered;
+    bool taken;            /* a flush is under way, or about to begin */
+    disk_flusher *waiting; /* those that the next one is for */
+    unsigned n_waiting, expected;
+    gint64 took_us; /* the last one */
+} disk_turns;
+
 typedef struct disk_worker disk_worker;
 
 struct disk {
@@ -97,6 +108,8 @@ struct disk {
     rangeset to_repair;            /* likewise: noted by reads */
     uint64_t unrecorded; /* under state_lock: who is out, and the journal is not synced */
     GCond recorded;      /* unrecorded has lost a bit */
+
+    disk_turns flush_turns;
 
     GMutex
         record_lock; /* before state_lock: what is recorded of a replica is the newest */
@@ -248,7 +261,8 @@ int disk_serve_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
 /* Whether read_pattern and blkverify go with the other options. */
 bool disk_pattern_check(const disk_options *options, GError **error);
 
-/* disk-flush.c: the flush itself, for who already keeps resizes away. */
+/* disk-flush.c: the flush itself, for who already keeps resizes away. May share one with
+ * others, which began after this was called. */
 int disk_flush_locked(disk *d);
 
 /* disk-state.c */

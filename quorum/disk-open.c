@@ -256,6 +256,8 @@ static disk *disk_new(const disk_options *options, journal *records)
     g_mutex_init(&d->state_lock);
     g_cond_init(&d->recorded);
     g_mutex_init(&d->record_lock);
+    g_mutex_init(&d->flush_turns.lock);
+    g_cond_init(&d->flush_turns.gathered);
     d->replicas = g_new0(disk_replica, d->n);
     for (unsigned i = 0; i < d->n; i++) {
         d->replicas[i].name = g_strdup(nth(options, i)->name);
@@ -294,6 +296,8 @@ static void disk_free(disk *d, bool flushed)
     g_mutex_clear(&d->state_lock);
     g_cond_clear(&d->recorded);
     g_mutex_clear(&d->record_lock);
+    g_mutex_clear(&d->flush_turns.lock);
+    g_cond_clear(&d->flush_turns.gathered);
     g_free(d->read_only_reason);
     g_free(d->degraded_reason);
     g_free(d->name);

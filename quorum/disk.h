@@ -6,8 +6,9 @@
  * DISK_ERROR) at open. Threads: every disk_* function but open and close may be called
  * from any thread.
  *
- * Lock order: range lock (rangelock.h) before the disk's state lock before the journal's.
- * No lock but the range lock is held during I/O.
+ * Lock order: range lock (rangelock.h) before the turn to flush (disk-flush.c) before the
+ * disk's state lock before the journal's.
+ * No lock but the first two is held during I/O.
  */
 #ifndef QUORUM_DISK_H
 #define QUORUM_DISK_H

@@ -87,16 +87,19 @@ static bool move(disk *d, unsigned i, replica_event event, int error)
     return moved;
 }
 
-/* Nothing is missed: on stable storage that is true after a flush. One that fails is not
- * tried again, or it would succeed without what it lost (W4). */
+/* Nothing is missed: on stable storage that is true after a flush, of all replicas, so that
+ * no other flush misses what this one hears. One that fails is not tried again, or it would
+ * succeed without what it lost (W4). */
 static int finish(disk *d, unsigned i)
 {
-    int r = chain_flush(d->replicas[i].chain);
-    if (r < 0) {
-        move(d, i, REPLICA_EVENT_FLUSH_FAILED, r);
-        disk_state_record(d, i);
+    rangelock_held held;
+    disk_lock_size(d, &held);
+    int r = disk_flush_locked(d);
+    rangelock_release(d->range_lock, &held);
+    if (r == 0 && !disk_has_bit(atomic_load(&d->partly), i))
+        r = -EIO;
+    if (r < 0)
         return r;
-    }
     g_mutex_lock(&d->state_lock);
     rangeset_clear(&d->replicas[i].copied);
     g_mutex_unlock(&d->state_lock);
