@@ -27,7 +27,7 @@ TEST_SRC   := $(wildcard tests/test-*.c)
 TEST_BIN   := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
 TEST_LIB   := $(BUILD)/tests/support.o $(BUILD)/tests/qcow2-variants.o $(BUILD)/tests/runner.o $(TEST_PLAIN:%.c=$(BUILD)/%.o)
 TEST_LIBS  ?= -lcriterion
-E2E        := $(sort $(filter-out tests/e2e/lib.sh,$(wildcard tests/e2e/*.sh)))
+E2E        := $(sort $(filter-out %lib.sh,$(wildcard tests/e2e/*.sh)))
 
 # One short line for each step; the whole commands with V=1.
 ifeq ($(V),)

@@ -7,41 +7,49 @@
 seed=${QUORUMFS_TEST_SEED:-$(date +%s)}
 echo "# QUORUMFS_TEST_SEED=$seed"
 
-daemon_kill() {
-    kill -9 "$("$QUORUMFS" status --json mnt | jq -r .pid)"
-    wait_for sh -c '! stat mnt/disk.img'
-    fusermount3 -q -u -z mnt
-}
-healthy() { [ "$("$QUORUMFS" status --json mnt | jq -r '.disks[0].state')" = healthy ]; }
 journal() { cat state/*/*/divergence.jsonl 2>/dev/null; }
 # equal_replicas TEXT FILE...: mounts, waits until nothing is left to do, unmounts, verifies.
 equal_replicas() {
     local text=$1
     shift
-    check "$text: all in sync in the end" wait_for healthy
+    check "$text: all in sync in the end" wait_for is_healthy
     check "$text: everything is read" cmp -n 4194304 expected.raw mnt/disk.img
     check "$text: unmounts" qumount mnt
     exits "$text: the replicas are equal" 0 "$QUORUMFS" verify "$@"
 }
 
-for kind in raw qcow2; do
-    rm -rf state ./*.$kind
-    for r in a b c; do qemu-img create -q -f $kind $r.$kind 64M; done
-    qmount mnt -o cache=none a.$kind b.$kind c.$kind || { not_ok "mount"; exit 1; }
+# name_replicas KIND: sets `replicas`; made, and served where they are.
+name_replicas() {
+    local r
+    replicas=()
+    for r in a b c; do
+        case $1 in
+        nbd) truncate -s 64M $r.raw && serve $r && replicas+=("$(nbd_uri $r)") ;;
+        *) qemu-img create -q -f "$1" "$r.$1" 64M && replicas+=("$r.$1") ;;
+        esac
+    done
+}
+kinds='qcow2 raw'
+if command -v nbdkit >/dev/null; then . "$e2e/nbd-lib.sh" && kinds="nbd $kinds"; fi
+for kind in $kinds; do
+    rm -rf state ./*.raw ./*.qcow2
+    name_replicas $kind
+    qmount mnt -o cache=none "${replicas[@]}" || { not_ok "mount"; exit 1; }
     pattern expected.raw 4M "$seed"
     dd if=expected.raw of=mnt/disk.img bs=1M conv=notrunc,fsync status=none
     start fio --name=load --filename=mnt/disk.img --offset=16M --size=32M --rw=randwrite \
         --bs=4k --direct=1 --ioengine=psync --numjobs=2 --time_based --runtime=600 \
         --fallocate=none --output=fio.out
-    wait_for sh -c '[ "$(jq ".disks[0].writes" mnt/.quorumfs/status.json)" -gt 400 ]'
+    check "$kind: the guest writes" wait_for writes_reach 400
     daemon_kill
     kill "$started" 2>/dev/null
     wait "$started" 2>/dev/null
-    qmount mnt -o cache=none a.$kind b.$kind c.$kind || not_ok "$kind: mount after the crash"
+    qmount mnt -o cache=none "${replicas[@]}" || not_ok "$kind: mount after the crash"
     check "$kind: no sector without an answer after the crash" \
         dd if=mnt/disk.img of=/dev/null bs=1M iflag=direct status=none
-    equal_replicas "$kind: killed under load" a.$kind b.$kind c.$kind
+    equal_replicas "$kind: killed under load" "${replicas[@]}"
     equal "$kind: no read was refused" "$(journal | jq -c 'select(.event == "quorum-failure")')" ""
+    [ $kind != nbd ] || { server_kill a; server_kill b; server_kill c; }
 done
 
 # What one replica lost of the range that was dirty (as if its page cache was gone) is made

@@ -89,6 +89,12 @@ qmount() {
     "$QUORUMFS" mount -o "state-dir=$scratch/state" "$@" "$mountpoint"
 }
 qumount() { "$QUORUMFS" umount "$1"; }
+# Ends the daemon of the mount at mnt by force, and takes away the dead mount.
+daemon_kill() {
+    kill -9 "$("$QUORUMFS" status --json mnt | jq -r .pid)"
+    wait_for sh -c '! stat mnt/disk.img'
+    fusermount3 -q -u -z mnt
+}
 # start COMMAND...: in the background, ended with the script; its pid is in $started.
 started=
 start() {
@@ -106,6 +112,15 @@ wait_for() {
     done
     return 1
 }
+
+# What status says of the disk on mnt, of a replica of it, and whether that is so.
+disk_figure() { "$QUORUMFS" status --json mnt | jq -r ".disks[0] | $1"; }
+replica_state() { disk_figure ".replicas[] | select(.name == \"$1\") | .state"; }
+is_state() { [ "$(replica_state "$1")" = "$2" ]; }
+is_healthy() { [ "$(disk_figure .state)" = healthy ]; }
+# writes_reach N: the guest has written so often.
+writes_reach() { [ "$(metric quorumfs_disk_writes_total)" -ge "$1" ]; }
+metric() { sed -n "s/^$1{.*} //p" mnt/.quorumfs/metrics; }
 
 # pattern FILE SIZE SEED: a raw file of SIZE (as truncate takes it), data that differs from
 # sector to sector and repeats for the same SEED.

@@ -12,12 +12,6 @@ create() {
     qemu-img create -q -f qcow2 -o lazy_refcounts=on d.qcow2 6M
     truncate -s 6M expected.raw
 }
-# Ends the daemon of the mount; it leaves a dead mount behind.
-daemon_kill() {
-    kill -9 "$(jq -r .pid <<<"$status")"
-    wait_for sh -c '! stat mnt/disk.img'
-    fusermount3 -q -u -z mnt
-}
 # leaks_at_most IMAGE: no error but clusters that nobody uses.
 leaks_at_most() {
     qemu-img check -q -f qcow2 "$1" >check.out 2>&1
@@ -27,7 +21,6 @@ for round in 1 2 3; do
     rm -f ./*.qcow2 ./*.raw
     create
     qmount mnt -o cache=none [a-d].qcow2 || { not_ok "mount"; exit 1; }
-    status=$("$QUORUMFS" status --json mnt)
     check "round $round: operations, then fsync" python3 "$e2e/writer.py" mnt/disk.img \
         expected.raw "$((seed + round))" 250 direct sync
     if [ "$round" != 1 ]; then # more, to the second half, nothing of it synced
