@@ -87,6 +87,19 @@ static bool move(disk *d, unsigned i, replica_event event, int error)
     return moved;
 }
 
+/* Whether nothing is missed. Then that goes for each region that is recorded as stale, also for
+ * one of which a resize cut off what was missed. Who misses something later marks it after
+ * this, which counts. */
+static bool has_all(disk *d, unsigned i)
+{
+    g_mutex_lock(&d->state_lock);
+    bool all = rangeset_count(&d->replicas[i].missed) == 0;
+    if (all)
+        state_stale_copied(d->store, i, 0, disk_size(d));
+    g_mutex_unlock(&d->state_lock);
+    return all;
+}
+
 /* Nothing is missed: on stable storage that is true after a flush, of all replicas, so that
  * no other flush misses what this one hears. One that fails is not tried again, or it would
  * succeed without what it lost (W4). */
@@ -94,11 +107,12 @@ static int finish(disk *d, unsigned i)
 {
     rangelock_held held;
     disk_lock_size(d, &held);
-    int r = disk_flush_locked(d);
+    bool all = has_all(d, i);
+    int r = all ? disk_flush_locked(d) : 0;
     rangelock_release(d->range_lock, &held);
     if (r == 0 && !disk_has_bit(atomic_load(&d->partly), i))
         r = -EIO;
-    if (r < 0)
+    if (r < 0 || !all)
         return r;
     g_mutex_lock(&d->state_lock);
     rangeset_clear(&d->replicas[i].copied);

@@ -219,6 +219,25 @@ Test(disk_state, W2_a_resize_without_a_failed_replica_is_remembered)
     disk_rig_check_replicas(s.rig, 3);
 }
 
+/* The record ends with the disk, and the region that the new end cuts has been missed by nobody
+ * any more. */
+Test(disk_state, W2_what_a_shrink_cuts_off_is_not_missed_any_more)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_worker_stop(s.disk);
+    miss(&s, 1, MIB + 512 * 1024);
+    cr_assert_eq(disk_resize(s.disk, MIB + 4096), 0);
+    disk_rig_model_resize(s.rig, MIB + 4096);
+    cr_assert_eq(state_stale_bytes(s.disk->store, 1), 4096);
+    disk_worker_start(s.disk);
+    await_in_sync(&s);
+    cr_assert_eq(state_stale_bytes(s.disk->store, 1), 0);
+    disk_state_tidy(s.disk);
+    cr_assert_eq(state_dirty_bytes(s.disk->store), 0);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
 /* ---- W5, W6 ---- */
 
 static disk *watched;
