@@ -16,7 +16,7 @@ enum {
     CLI_UNREACHABLE = 2,   /* status, info, explain, events: cannot be opened or reached;
                             standard output cannot be written */
     CLI_FAILED = 32,       /* mount and umount, as mount(8) */
-    CLI_VERIFY_USAGE = 64, /* verify */
+    CLI_VERIFY_USAGE = 64, /* verify, scrub, resync */
 };
 
 /* One sub-command. argv[0] is its own name. Returns the exit code, prints its own errors. */
@@ -27,6 +27,8 @@ int cmd_events(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_scrub(int argc, char **argv);
+int cmd_resync(int argc, char **argv);
 /* The form of mount(8): SPEC DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]. */
 int cmd_mount_helper(int argc, char **argv);
 
@@ -70,6 +72,17 @@ bool cli_mount_find_live(const char *mountpoint, cli_mount *ret_mount);
 void cli_mount_clear(cli_mount *mount);
 /* The row of "disks" in the status, or NULL after an error line that names the nearest. */
 json_t *cli_mount_disk(const cli_mount *mount, const char *name);
+
+/* `scrub MOUNTPOINT DISK`, and so `repair MOUNTPOINT DISK`. Returns the exit code, prints what
+ * there is to print. */
+typedef struct cli_scrub_options {
+    bool repair;
+    bool cancel; /* no new one; ends the one that runs */
+    bool wait;   /* until it has ended */
+    bool lines;  /* progress, also if standard error is no terminal */
+    uint64_t speed;
+} cli_scrub_options;
+int cli_scrub(const char *mountpoint, const char *name, const cli_scrub_options *options);
 
 /* A small file, at most `limit` bytes; NULL with errno set. */
 char *cli_read_file(const char *path, size_t limit, size_t *ret_length);

@@ -115,8 +115,9 @@ static const char *advice(const json_t *d)
         return "a replica failed and is out. Look at the events and at the disk\n"
                "            below; unmount and mount again, which fills it.";
     if (stale)
-        return "a replica missed changes. If it does not catch up: unmount, copy\n"
-               "            a good one over it, touch all, and mount again.";
+        return "a replica missed changes, and is tried again now and then (at once\n"
+               "            by quorumfs resync --wait, which says why it cannot be "
+               "filled).";
     if (filling)
         return "a replica missed changes and is catching up. Nothing to be done.";
     if (number_of(d, "quorum-failures"))
@@ -124,11 +125,41 @@ static const char *advice(const json_t *d)
                "            and explain say where; unmount, and verify the replicas.";
     if (divergent)
         return "replicas differed and were outvoted. The events and explain\n"
-               "            say where; replace the bad file while unmounted.";
+               "            say where; quorumfs scrub --repair gives them the majority's "
+               "bytes.";
     if (errors)
         return "replicas had errors and were outvoted. Look at the events,\n"
                "            and at the disks below.";
     return NULL;
+}
+
+/* "     scrub: running, 45.1% of 10.0 GiB; differing: 512 bytes; repaired: 512 bytes" */
+static void print_job(const json_t *job)
+{
+    static const struct {
+        const char *what, *key;
+    } found[] = {
+        {"differing", "differing-bytes"},
+        {"unreadable", "unreadable-bytes"},
+        {"without a majority", "no-majority-bytes"},
+        {"repaired", "repaired-bytes"},
+        {"not repaired", "failed-bytes"},
+    };
+    uint64_t length = number_of(job, "len"), offset = number_of(job, "offset");
+    const char *ended = json_string_value(json_object_get(job, "ended"));
+    printf("%10s: %s", text_of(job, "type"),
+           ended ? text_of(job, "result") : text_of(job, "status"));
+    if (ended)
+        printf(" %s", ended);
+    printf(", %.1f%% of %s", length ? 100.0 * (double)offset / (double)length : 100.0,
+           cli_size_text(length));
+    for (size_t i = 0; i < G_N_ELEMENTS(found); i++)
+        if (number_of(job, found[i].key))
+            printf("; %s: %s", found[i].what,
+                   cli_size_text(number_of(job, found[i].key)));
+    if (json_object_get(job, "error"))
+        printf("; %s", text_of(job, "error"));
+    putchar('\n');
 }
 
 static void print_disk(const json_t *d)
@@ -157,6 +188,10 @@ static void print_disk(const json_t *d)
     int width = 4;
     size_t i;
     json_t *row;
+    json_array_foreach(json_object_get(d, "jobs"), i, row)
+    {
+        print_job(row);
+    }
     json_array_foreach(replicas, i, row)
     {
         glong length = g_utf8_strlen(text_of(row, "name"), -1);

@@ -1,10 +1,12 @@
 /*
- * control.c: the verbs. What they answer is made elsewhere (status.c, explain.c).
+ * control.c: the verbs. What they answer is made elsewhere (status.c, explain.c), and what
+ * they begin is in status.
  */
 #include "fuse/control.h"
 #include "fuse/explain.h"
 #include "fuse/qmp.h"
 #include "fuse/status.h"
+#include "quorum/scrub.h"
 #include <errno.h>
 
 struct control {
@@ -51,16 +53,23 @@ static disk *find_disk(const control *c, const char *name)
     return NULL;
 }
 
-static json_t *run_explain(void *opaque, json_t *arguments, GError **error)
+/* The disk that a verb is about, or NULL with an error. */
+static disk *named_disk(const control *c, const json_t *arguments, GError **error)
 {
     const char *name = json_string_value(json_object_get(arguments, "disk"));
+    disk *d = find_disk(c, name);
+    if (!d)
+        g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC, "Disk '%s' not found", name);
+    return d;
+}
+
+static json_t *run_explain(void *opaque, json_t *arguments, GError **error)
+{
     uint64_t offset = (uint64_t)json_integer_value(json_object_get(arguments, "offset"));
     uint64_t length = (uint64_t)json_integer_value(json_object_get(arguments, "length"));
-    disk *d = find_disk(opaque, name);
-    if (!d) {
-        g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC, "Disk '%s' not found", name);
+    disk *d = named_disk(opaque, arguments, error);
+    if (!d)
         return NULL;
-    }
     json_t *object = NULL;
     int result = explain_json(d, offset, length, &object);
     if (result == -EINVAL)
@@ -72,9 +81,52 @@ static json_t *run_explain(void *opaque, json_t *arguments, GError **error)
         g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC,
                     "The range has too many pieces that differ (ask for less)");
     else if (result < 0)
-        g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC, "Disk '%s': %s", name,
+        g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC, "Disk '%s': %s", disk_name(d),
                     g_strerror(-result));
     return object;
+}
+
+/* An empty answer, or why there is nothing to be done. */
+static json_t *answer(const disk *d, int result, const char *what, GError **error)
+{
+    if (result == 0)
+        return json_object();
+    if (result == -EPERM)
+        g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC,
+                    "Disk '%s': %s needs a majority, and a threshold of %u of %u is none",
+                    disk_name(d), what, disk_threshold(d), disk_replica_count(d));
+    else if (result == -EROFS)
+        g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC,
+                    "Disk '%s': %s needs a disk that can be written to", disk_name(d),
+                    what);
+    else if (result == -EBUSY)
+        g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC,
+                    "Disk '%s' is being scrubbed already", disk_name(d));
+    else
+        g_set_error(error, QMP_ERROR, QMP_ERROR_DEVICE_NOT_ACTIVE,
+                    "Disk '%s' is not being scrubbed", disk_name(d));
+    return NULL;
+}
+
+static json_t *run_scrub(void *opaque, json_t *arguments, GError **error)
+{
+    const scrub_options options = {
+        .repair = json_is_true(json_object_get(arguments, "repair")),
+        .speed = (uint64_t)json_integer_value(json_object_get(arguments, "speed"))};
+    disk *d = named_disk(opaque, arguments, error);
+    return d ? answer(d, scrub_start(d, &options), "a repair", error) : NULL;
+}
+
+static json_t *run_scrub_cancel(void *opaque, json_t *arguments, GError **error)
+{
+    disk *d = named_disk(opaque, arguments, error);
+    return d ? answer(d, scrub_cancel(d), "a scrub", error) : NULL;
+}
+
+static json_t *run_resync(void *opaque, json_t *arguments, GError **error)
+{
+    disk *d = named_disk(opaque, arguments, error);
+    return d ? answer(d, disk_resync(d), "a resync", error) : NULL;
 }
 
 static const qmp_parameter capabilities_parameters[] = {
@@ -88,6 +140,17 @@ static const qmp_parameter explain_parameters[] = {
     {0},
 };
 
+static const qmp_parameter scrub_parameters[] = {
+    {"disk", QMP_STRING, false},
+    {"repair", QMP_BOOL, true},
+    {"speed", QMP_UINT, true},
+    {0},
+};
+static const qmp_parameter disk_parameters[] = {
+    {"disk", QMP_STRING, false},
+    {0},
+};
+
 static const qmp_command commands[] = {
     {.name = "qmp_capabilities", .parameters = capabilities_parameters},
     {.name = "query-version", .run = run_version},
@@ -98,6 +161,11 @@ static const qmp_command commands[] = {
      .parameters = explain_parameters,
      .slow = true,
      .run = run_explain},
+    {.name = "quorumfs-scrub", .parameters = scrub_parameters, .run = run_scrub},
+    {.name = "quorumfs-scrub-cancel",
+     .parameters = disk_parameters,
+     .run = run_scrub_cancel},
+    {.name = "quorumfs-resync", .parameters = disk_parameters, .run = run_resync},
 };
 
 control *control_start(const daemon_context *daemon, void (*on_quit)(void *opaque),

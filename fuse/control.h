@@ -3,7 +3,9 @@
  * qmp.c, and the verbs, control.c); the sub-commands are clients of it.
  *
  * This version's verbs: qmp_capabilities, query-version, query-commands, quit,
- * quorumfs-status, quorumfs-explain {disk, offset, length} (its answer: explain.h).
+ * quorumfs-status, quorumfs-explain {disk, offset, length} (its answer: explain.h);
+ * quorumfs-scrub {disk, repair, speed}, quorumfs-scrub-cancel {disk} and quorumfs-resync
+ * {disk}, which answer {} at once, while the rows of the status tell how it goes on (jobs.h).
  */
 #ifndef FUSE_CONTROL_H
 #define FUSE_CONTROL_H

@@ -16,6 +16,8 @@ static const char overview[] =
     "  events MOUNTPOINT [--follow]             the journal, as JSON lines\n"
     "  explain MOUNTPOINT DISK OFFSET[+LENGTH]  who holds what there\n"
     "  explain IMAGE...|CONFIG OFFSET[+LENGTH]  the same, offline\n"
+    "  scrub [OPTIONS] MOUNTPOINT DISK          compares all of a disk in use, repairs\n"
+    "  resync [--wait] MOUNTPOINT DISK          stale replicas are filled now\n"
     "  verify [OPTIONS] IMAGE...|CONFIG         offline vote over whole images\n"
     "  info [--chain] IMAGE                     what an image is, layer by layer\n"
     "  help COMMAND, --version\n"
@@ -41,6 +43,7 @@ static const char mount_text[] =
     "    decoder=auto|libqcow|native|both\n"
     "    replica-timeout=TIME     for decoder helpers and servers (5s, 500ms)\n"
     "    read-pattern=quorum|rotate|fifo  whom a read asks\n"
+    "    on-divergence=log|repair what to do with what a read finds differing\n"
     "    blkverify                two replicas; name the first byte that differs\n"
     "    allow-dir=DIR            backing files may lie there too; may be repeated\n"
     "    password-file=PATH       for AES images: its first line\n"
@@ -97,6 +100,35 @@ static const char info_text[] =
     "  -o OPTIONS      decoder=, allow-dir=, password-file=, as for mount\n"
     "Exit: 0; 1 usage; 2 cannot be opened.\n";
 
+static const char scrub_text[] =
+    "usage: quorumfs scrub [OPTIONS] MOUNTPOINT DISK\n"
+    "\n"
+    "Begins to compare all of a disk that is in use; the journal tells what differs, "
+    "and\n"
+    "status how far it is. Guests go first.\n"
+    "  --repair       give replicas that differ, or cannot be read somewhere, what the\n"
+    "                 majority holds; without it nothing is written\n"
+    "  --speed SIZE   at most so many bytes per second\n"
+    "  --wait         until it is done, with a progress bar on a terminal\n"
+    "  -p             with --wait: progress on standard error, also if that is no "
+    "terminal\n"
+    "  --cancel       end the one that runs\n"
+    "Exit: 0 begun, or with --wait: all agree; 1 they differed, and every sector has a\n"
+    "majority; 4 some could not be read or not be repaired; 5 some sector has no "
+    "majority;\n"
+    "2 not reachable; 64 usage; 130 cancelled.\n";
+
+static const char resync_text[] =
+    "usage: quorumfs resync [OPTIONS] MOUNTPOINT DISK\n"
+    "\n"
+    "Replicas that missed changes are filled in the background, and one that could not "
+    "be\n"
+    "is tried again now and then. This tries at once.\n"
+    "  --wait    until all are in sync, or it is known why not\n"
+    "  -p        with --wait: progress on standard error, also if that is no terminal\n"
+    "Exit: 0 begun, or with --wait: all replicas are in sync; 4 some is not; 2 not\n"
+    "reachable, or nothing can be filled; 64 usage.\n";
+
 static const char verify_text[] =
     "usage: quorumfs verify [OPTIONS] IMAGE...\n"
     "       quorumfs verify [OPTIONS] CONFIG\n"
@@ -127,7 +159,8 @@ bool help_print(FILE *out, const char *command)
     } texts[] = {
         {"mount", mount_text},   {"umount", umount_text}, {"status", status_text},
         {"events", events_text}, {"info", info_text},     {"explain", explain_text},
-        {"verify", verify_text}, {"help", overview},
+        {"verify", verify_text}, {"scrub", scrub_text},   {"resync", resync_text},
+        {"help", overview},
     };
     if (!command)
         return fputs(overview, out) >= 0;

@@ -17,13 +17,20 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
-    {"mount", cmd_mount, CLI_USAGE},     {"umount", cmd_umount, CLI_USAGE},
-    {"status", cmd_status, CLI_USAGE},   {"events", cmd_events, CLI_USAGE},
-    {"explain", cmd_explain, CLI_USAGE}, {"verify", cmd_verify, CLI_VERIFY_USAGE},
-    {"info", cmd_info, CLI_USAGE},       {"repair", NULL, CLI_VERIFY_USAGE},
-    {"scrub", NULL, CLI_USAGE},          {"resync", NULL, CLI_USAGE},
-    {"replica", NULL, CLI_USAGE},        {"job", NULL, CLI_USAGE},
-    {"import-libvirt", NULL, CLI_USAGE}, {"export-libvirt", NULL, CLI_USAGE},
+    {"mount", cmd_mount, CLI_USAGE},
+    {"umount", cmd_umount, CLI_USAGE},
+    {"status", cmd_status, CLI_USAGE},
+    {"events", cmd_events, CLI_USAGE},
+    {"explain", cmd_explain, CLI_USAGE},
+    {"verify", cmd_verify, CLI_VERIFY_USAGE},
+    {"info", cmd_info, CLI_USAGE},
+    {"repair", NULL, CLI_VERIFY_USAGE},
+    {"scrub", cmd_scrub, CLI_VERIFY_USAGE},
+    {"resync", cmd_resync, CLI_VERIFY_USAGE},
+    {"replica", NULL, CLI_USAGE},
+    {"job", NULL, CLI_USAGE},
+    {"import-libvirt", NULL, CLI_USAGE},
+    {"export-libvirt", NULL, CLI_USAGE},
     {"doctor", NULL, CLI_USAGE},
 };
 

@@ -11,7 +11,11 @@ void progress_begin(progress *p, const char *name, bool wanted)
 {
     bool terminal = isatty(STDERR_FILENO);
     int64_t now = g_get_monotonic_time();
-    *p = (progress){name, terminal, wanted && !terminal, false, now, now};
+    *p = (progress){.name = name,
+                    .bar = terminal,
+                    .lines = wanted && !terminal,
+                    .started_us = now,
+                    .told_us = now};
 }
 
 void progress_hide(progress *p)
@@ -35,11 +39,13 @@ static uint64_t bytes_per_second(const progress *p, uint64_t done)
 void progress_line(progress *p, uint64_t done, uint64_t size, uint64_t ranges)
 {
     progress_hide(p);
-    fprintf(stderr,
-            "%s: %.1f%%, %s of %s, %s/s, %" PRIu64 " range%s differ%s or unreadable\n",
-            p->name, percent(done, size), cli_size_text(done), cli_size_text(size),
-            cli_size_text(bytes_per_second(p, done)), ranges, ranges == 1 ? "" : "s",
-            ranges == 1 ? "s" : "");
+    fprintf(stderr, "%s: %.1f%%, %s of %s, %s/s", p->name, percent(done, size),
+            cli_size_text(done), cli_size_text(size),
+            cli_size_text(bytes_per_second(p, done)));
+    if (!p->plain)
+        fprintf(stderr, ", %" PRIu64 " range%s differ%s or unreadable", ranges,
+                ranges == 1 ? "" : "s", ranges == 1 ? "s" : "");
+    fputc('\n', stderr);
 }
 
 static void bar_draw(progress *p, uint64_t done, uint64_t size, uint64_t ranges)
@@ -49,8 +55,11 @@ static void bar_draw(progress *p, uint64_t done, uint64_t size, uint64_t ranges)
     for (int i = 0; i < BAR_WIDTH; i++)
         bar[i] = i < filled ? '#' : '.';
     bar[BAR_WIDTH] = '\0';
-    fprintf(stderr, "\r%.12s [%s] %5.1f%% %s/s, %" PRIu64 " differ\033[K", p->name, bar,
-            percent(done, size), cli_size_text(bytes_per_second(p, done)), ranges);
+    fprintf(stderr, "\r%.12s [%s] %5.1f%% %s/s", p->name, bar, percent(done, size),
+            cli_size_text(bytes_per_second(p, done)));
+    if (!p->plain)
+        fprintf(stderr, ", %" PRIu64 " differ", ranges);
+    fputs("\033[K", stderr);
     fflush(stderr);
     p->shown = true;
 }

@@ -14,6 +14,7 @@ typedef struct progress {
     bool bar;         /* standard error is a terminal */
     bool lines;       /* it is not, but progress was asked for */
     bool shown;       /* the bar is on the screen */
+    bool plain;       /* nothing is looked for: no ranges are told; set after _begin */
     int64_t started_us, told_us;
 } progress;
 

@@ -3,6 +3,7 @@
  * replicas) once per metric, because the text format wants a metric's rows together.
  */
 #include "fuse/status.h"
+#include "fuse/jobs.h"
 #include "fuse/mapfile.h"
 #include <jansson.h>
 #include <stddef.h>
@@ -68,7 +69,7 @@ static json_t *disk_row(disk *d, journal *j)
     for (unsigned i = 0; i < disk_replica_count(d); i++)
         json_array_append_new(replicas, replica_row(d, i));
     json_object_set_new(row, "replicas", replicas);
-    json_object_set_new(row, "jobs", json_array());
+    json_object_set_new(row, "jobs", jobs_json(d));
     return row;
 }
 

@@ -258,6 +258,7 @@ static bool repair_run(const repair *r, const disk_reading *reading, vote_range 
     repair_stats *stats = r->stats;
     report_run(r, reading, run);
     run->winners = right_holders(r, run);
+    stats->ranges++;
     stats->differing += run->n_groups > 1 ? run->length : 0;
     stats->unreadable += anybody_failed(r->d, reading, run->offset) ? run->length : 0;
     stats->no_quorum += run->winners ? 0 : run->length;

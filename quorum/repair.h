@@ -30,6 +30,7 @@ typedef struct repair_stats {
     uint64_t repaired;   /* every replica that votes there holds the winner now */
     uint64_t failed;     /* some replica could not be given it */
     uint64_t no_quorum;  /* nobody won: left as it is */
+    uint64_t ranges;     /* so many runs were differing, unreadable or both */
 } repair_stats;
 
 /* Before bytes of a replica are overwritten: may save them. `old` is what it holds, or NULL if

@@ -17,6 +17,7 @@ struct scrub {
     GMutex lock; /* nothing else is taken under it */
     GCond wake;
     GThread *thread;
+    gint64 started_us; /* on the monotonic clock */
     bool cancel;
     scrub_status status;
 };
@@ -149,6 +150,7 @@ static void conclude(walk *w, bool whole)
     w->now.ended_us = g_get_real_time();
     scrub_journal(w->d, &w->now, names[w->now.state]);
     g_mutex_lock(&s->lock);
+    w->now.took_us = g_get_monotonic_time() - s->started_us;
     s->status = w->now;
     g_mutex_unlock(&s->lock);
 }
@@ -189,10 +191,9 @@ int scrub_start(disk *d, const scrub_options *options)
     if (!busy) {
         g_clear_pointer(&s->thread, g_thread_join);
         s->cancel = false;
-        s->status = (scrub_status){.state = SCRUB_RUNNING,
-                                   .options = *options,
-                                   .length = disk_size(d),
-                                   .started_us = g_get_monotonic_time()};
+        s->status = (scrub_status){
+            .state = SCRUB_RUNNING, .options = *options, .length = disk_size(d)};
+        s->started_us = g_get_monotonic_time();
         s->thread = g_thread_new("scrub", scrub_run, d);
     }
     g_mutex_unlock(&s->lock);
@@ -212,8 +213,11 @@ int scrub_cancel(disk *d)
 
 void scrub_get_status(disk *d, scrub_status *ret_status)
 {
+    const scrub *s = d->scrub;
     g_mutex_lock(&d->scrub->lock);
-    *ret_status = d->scrub->status;
+    *ret_status = s->status;
+    if (s->status.state == SCRUB_RUNNING)
+        ret_status->took_us = g_get_monotonic_time() - s->started_us;
     g_mutex_unlock(&d->scrub->lock);
 }
 

@@ -50,8 +50,8 @@ typedef struct scrub_status {
     repair_stats stats;
     int error; /* -errno of the first piece that could not be looked at (W6), or of the
                           flush after repairs */
-    gint64 started_us; /* g_get_monotonic_time */
-    gint64 ended_us;   /* g_get_real_time; 0: it runs */
+    gint64 took_us;  /* until now, or until it ended */
+    gint64 ended_us; /* since 1970; 0: it runs */
 } scrub_status;
 
 /* 0; -EBUSY: one runs; with `repair` -EPERM and -EROFS, as disk_repair_range. */

@@ -135,7 +135,9 @@ Test(control, version_and_commands)
                      "[{\"name\":\"qmp_capabilities\"},{\"name\":\"query-version\"},"
                      "{\"name\":\"query-commands\"},{\"name\":\"quit\"},"
                      "{\"name\":\"quorumfs-status\"},"
-                     "{\"name\":\"quorumfs-explain\"}]");
+                     "{\"name\":\"quorumfs-explain\"},{\"name\":\"quorumfs-scrub\"},"
+                     "{\"name\":\"quorumfs-scrub-cancel\"},"
+                     "{\"name\":\"quorumfs-resync\"}]");
     json_decref(commands);
     rig_free(r);
 }
@@ -214,6 +216,97 @@ Test(control, explain_refuses_what_it_cannot_do)
     call_fails(r, "quorumfs-explain",
                json_pack("{s:s, s:i}", "disk", "vm1", "offset", -1), QMP_ERROR_GENERIC,
                "Invalid parameter type for 'offset', expected: uint64");
+    rig_free(r);
+}
+
+static json_t *named(const char *name)
+{
+    return json_pack("{s:s}", "disk", name);
+}
+
+/* The first row of the disk's jobs; a new reference. */
+static json_t *first_job(rig *r)
+{
+    json_t *status = call(r, "quorumfs-status", NULL), *job = NULL;
+    json_unpack(status, "{s:[{s:[O]}]}", "disks", "jobs", &job);
+    cr_assert_not_null(job);
+    json_decref(status);
+    return job;
+}
+
+static int64_t job_int(const json_t *job, const char *key)
+{
+    cr_assert(json_is_integer(json_object_get(job, key)), "%s", key);
+    return json_integer_value(json_object_get(job, key));
+}
+
+static void expect_job(const json_t *job, const char *key, const char *expected)
+{
+    const char *text = json_string_value(json_object_get(job, key));
+    cr_assert_not_null(text, "%s", key);
+    cr_assert_str_eq(text, expected);
+}
+
+static json_t *await_job(rig *r)
+{
+    json_t *job = first_job(r);
+    while (g_strcmp0(json_string_value(json_object_get(job, "status")), "concluded")) {
+        json_decref(job);
+        job = first_job(r);
+    }
+    return job;
+}
+
+Test(control, scrub_is_a_job_that_ends)
+{
+    rig *r = rig_new();
+    g_autofree char *c = support_path("c.raw");
+    support_poke(c, 1024, "rot", 3);
+    json_decref(call(r, "quorumfs-scrub", named("vm1")));
+    json_t *job = await_job(r);
+    expect_job(job, "type", "scrub");
+    expect_job(job, "device", "scrub-vm1");
+    expect_job(job, "result", "completed");
+    expect_job(job, "io-status", "ok");
+    cr_assert(json_is_false(json_object_get(job, "repair")));
+    cr_assert(json_is_false(json_object_get(job, "busy")));
+    cr_assert_eq(job_int(job, "len"), SIZE);
+    cr_assert_eq(job_int(job, "offset"), SIZE);
+    cr_assert_eq(job_int(job, "checked-bytes"), SIZE);
+    cr_assert_eq(job_int(job, "differing-bytes"), 512);
+    cr_assert_eq(job_int(job, "repaired-bytes"), 0);
+    cr_assert_eq(job_int(job, "ranges"), 1);
+    json_decref(job);
+    json_decref(
+        call(r, "quorumfs-scrub", json_pack("{s:s, s:b}", "disk", "vm1", "repair", 1)));
+    job = await_job(r);
+    cr_assert(json_is_true(json_object_get(job, "repair")));
+    cr_assert_eq(job_int(job, "repaired-bytes"), 512);
+    json_decref(job);
+    rig_free(r);
+}
+
+Test(control, scrub_says_what_it_cannot_do)
+{
+    rig *r = rig_sized(3 * SIZE);
+    call_fails(r, "quorumfs-scrub", named("vm2"), QMP_ERROR_GENERIC,
+               "Disk 'vm2' not found");
+    call_fails(r, "quorumfs-scrub-cancel", named("vm1"), QMP_ERROR_DEVICE_NOT_ACTIVE,
+               "Disk 'vm1' is not being scrubbed");
+    json_decref(
+        call(r, "quorumfs-scrub", json_pack("{s:s, s:i}", "disk", "vm1", "speed", 1)));
+    call_fails(r, "quorumfs-scrub", named("vm1"), QMP_ERROR_GENERIC,
+               "Disk 'vm1' is being scrubbed already");
+    json_t *job = first_job(r);
+    expect_job(job, "status", "running");
+    cr_assert_eq(job_int(job, "speed"), 1);
+    json_decref(job);
+    json_decref(call(r, "quorumfs-scrub-cancel", named("vm1")));
+    job = await_job(r);
+    expect_job(job, "result", "cancelled");
+    json_decref(job);
+    call_fails(r, "quorumfs-resync", named("vm1"), QMP_ERROR_GENERIC,
+               "Disk 'vm1': a resync needs a disk that can be written to");
     rig_free(r);
 }
 

@@ -56,9 +56,16 @@ wrong 1 "DISK OFFSET" explain mnt 0
 wrong 1 "are for images" explain --threshold 1 mnt disk 0
 wrong 1 "past the end" explain a.raw b.raw 1M
 wrong 64 "image" verify
+wrong 64 "a mount point and a disk are needed" scrub mnt
+wrong 64 "too many words" scrub mnt disk more
+wrong 64 "--speed 'fast' is not a size" scrub --speed fast mnt disk
+wrong 64 "--cancel begins nothing" scrub --cancel --repair mnt disk
+wrong 2 "not a mount point" scrub mnt disk
+wrong 64 "a mount point and a disk are needed" resync mnt
+wrong 2 "not a mount point" resync mnt disk
 wrong 64 "unknown option" verify --frob a.raw
 
-for word in scrub resync replica job import-libvirt export-libvirt doctor; do
+for word in replica job import-libvirt export-libvirt doctor; do
     wrong 1 "$word is not available in this version" $word mnt disk
 done
 wrong 64 "repair is not available in this version" repair a.raw b.raw
@@ -105,7 +112,7 @@ exits "--help" 0 "$QUORUMFS" --help
 contains "lists the commands" "$out" "explain IMAGE"
 exits "no words at all" 1 "$QUORUMFS"
 contains "shows the commands" "$err" "umount"
-for command in mount umount status events explain info verify; do
+for command in mount umount status events explain info verify scrub resync; do
     exits "help $command" 0 "$QUORUMFS" help $command
     contains "help $command shows it" "$out" "usage: quorumfs $command"
     text=$out
