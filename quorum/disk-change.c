@@ -40,9 +40,12 @@ static uint64_t change_end(const disk_change *change)
  * are decided anew by whoever looks. */
 static int intend(disk *d, disk_change *change)
 {
-    if (!d->session || d->offline || change->length == 0)
+    if (!d->session || change->length == 0)
         return 0;
-    int r = state_write_begin(d->store, change->offset, change->length);
+    int r = disk_mark(d);
+    if (r < 0 || d->offline)
+        return r;
+    r = state_write_begin(d->store, change->offset, change->length);
     change->intended = r == 0;
     return r;
 }

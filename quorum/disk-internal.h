@@ -13,6 +13,7 @@
  *   disk-change.c   who took a change, who is out because of it
  *   disk-explain.c  who holds what
  *   disk-state.c    what is remembered, tied to the replicas
+ *   disk-mark.c     the session's marks in the images
  *   disk-admit.c    whether enough replicas are in sync to be opened
  *   disk-reconcile.c  regions that a crash left different
  *   resync.c        a stale replica catches up
@@ -112,10 +113,12 @@ struct disk {
     disk_turns flush_turns;
 
     GMutex
-        record_lock; /* before state_lock: what is recorded of a replica is the newest */
-    state *store;    /* NULL: nothing is remembered */
-    bool session;    /* the store is written to: the disk is */
-    bool offline;    /* disk_options.offline */
+        record_lock;  /* before state_lock: what is recorded of a replica is the newest */
+    state *store;     /* NULL: nothing is remembered */
+    bool session;     /* the store is written to: the disk is */
+    GMutex mark_lock; /* before record_lock, and held while images are marked */
+    atomic_bool marked; /* the session's marks are in the images */
+    bool offline;       /* disk_options.offline */
     repair_saver save;
     void *save_opaque;
     disk_worker *worker;
@@ -272,6 +275,17 @@ bool disk_state_open(disk *d, const char *dir, GError **error);
 /* disk-admit.c: whether the replicas in sync are enough (disk_open). *ret_whole: a quorum
  * everywhere; if not, the disk is not to be written to. */
 bool disk_admit(disk *d, const disk_options *options, bool *ret_whole, GError **error);
+
+/* disk-mark.c */
+
+/* Before the first change of a replica in this session, whoever makes it: puts the session's
+ * marks into the images. Fast when that is done. 0 or -errno: do not change anything. */
+int disk_mark(disk *d);
+/* Replica i is in sync again. 0 or -errno of the record. */
+int disk_mark_replica(disk *d, unsigned i);
+/* All is flushed, and nobody writes any more. False: it is not known what stands in an image,
+ * so the session must not count as closed cleanly. */
+bool disk_mark_end(disk *d);
 
 /* disk-state.c: before the first write of all. */
 bool disk_state_begin(disk *d, GError **error);

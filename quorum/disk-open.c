@@ -258,6 +258,7 @@ static disk *disk_new(const disk_options *options, journal *records)
     g_mutex_init(&d->record_lock);
     g_mutex_init(&d->flush_turns.lock);
     g_cond_init(&d->flush_turns.gathered);
+    g_mutex_init(&d->mark_lock);
     d->replicas = g_new0(disk_replica, d->n);
     for (unsigned i = 0; i < d->n; i++) {
         d->replicas[i].name = g_strdup(nth(options, i)->name);
@@ -276,8 +277,9 @@ static void close_chains(disk *d)
 
 static void disk_free(disk *d, bool flushed)
 {
+    bool marked = flushed && disk_mark_end(d);
     close_chains(d);
-    disk_state_close(d, flushed);
+    disk_state_close(d, marked);
     for (unsigned i = 0; i < d->n; i++) {
         disk_replica *replica = &d->replicas[i];
         rangeset_clear(&replica->differing);
@@ -298,6 +300,7 @@ static void disk_free(disk *d, bool flushed)
     g_mutex_clear(&d->record_lock);
     g_mutex_clear(&d->flush_turns.lock);
     g_cond_clear(&d->flush_turns.gathered);
+    g_mutex_clear(&d->mark_lock);
     g_free(d->read_only_reason);
     g_free(d->degraded_reason);
     g_free(d->name);

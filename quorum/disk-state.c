@@ -5,8 +5,9 @@
  * - Without a state directory (offline commands) nothing is remembered.
  * - If the record cannot be believed (broken, of other replicas, or every replica was changed
  *   behind our back) it is void: that is journalled, and the disk starts as on a first mount.
- * - A replica that alone was changed is stale as a whole, and so is one that was out when the
- *   disk was closed: what a failed flush lost is not known (W4).
+ * - A replica that alone is not what is recorded (generation.h) is stale as a whole, and so is
+ *   one that was out when the disk was closed: what a failed flush lost is not known (W4).
+ * - Where nothing is recorded, images that say that they are behind the others are so, too.
  * - Whether the disk may then be opened is disk-admit.c's.
  */
 #include "quorum/disk-internal.h"
@@ -20,7 +21,8 @@ typedef struct shape_names {
     const char *names[VOTE_REPLICAS_MAX], *sources[VOTE_REPLICAS_MAX];
 } shape_names;
 
-static void fill_shape(const disk *d, uint64_t size, shape_names *ret)
+static void fill_shape(const disk *d, uint64_t size, const identity *now,
+                       shape_names *ret)
 {
     for (unsigned i = 0; i < d->n; i++) {
         ret->names[i] = d->replicas[i].name;
@@ -30,7 +32,8 @@ static void fill_shape(const disk *d, uint64_t size, shape_names *ret)
                                .n = d->n,
                                .threshold = d->threshold,
                                .names = ret->names,
-                               .sources = ret->sources};
+                               .sources = ret->sources,
+                               .identities = now};
 }
 
 static bool is_void(const GError *error)
@@ -46,16 +49,16 @@ static bool reset_store(disk *d, const char *dir, const char *why, GError **erro
     disk_journal(d, (journal_record){
                         .event = JOURNAL_REPLICA_STATE, .op = "open", .action = action});
     state_close(g_steal_pointer(&d->store));
-    fill_shape(d, disk_size(d), &names);
+    fill_shape(d, disk_size(d), NULL, &names);
     d->store = state_reset(dir, d->name, &names.shape, error);
     return d->store != NULL;
 }
 
-static bool open_store(disk *d, const char *dir, GError **error)
+static bool open_store(disk *d, const char *dir, const identity *now, GError **error)
 {
     shape_names names;
     GError *refused = NULL;
-    fill_shape(d, disk_size(d), &names);
+    fill_shape(d, disk_size(d), now, &names);
     d->store = state_open(dir, d->name, &names.shape, &refused);
     if (d->store)
         return true;
@@ -95,22 +98,70 @@ static bool read_identities(disk *d, identity *ret, GError **error)
     return true;
 }
 
-static bool is_foreign(const disk *d, unsigned i, const identity *now)
+/* How the replicas stand to the record. */
+typedef struct found_set {
+    generation_verdict verdicts[VOTE_REPLICAS_MAX];
+    uint64_t foreign; /* not to be trusted: stale as a whole */
+} found_set;
+
+/* Those of the set with that verdict. */
+static uint64_t with_verdict(const disk *d, const found_set *found,
+                             generation_verdict verdict)
 {
-    state_replica recorded;
-    state_get_replica(d->store, i, &recorded);
-    identity_verdict verdict =
-        identity_compare(&recorded.identity, now, state_was_clean(d->store));
-    return verdict == IDENTITY_CHANGED || verdict == IDENTITY_OTHER;
+    uint64_t set = 0;
+    for (unsigned i = 0; i < d->n; i++)
+        if (found->verdicts[i] == verdict)
+            set |= UINT64_C(1) << i;
+    return set;
 }
 
-static uint64_t find_foreign(const disk *d, const identity *now)
+static void compare_with_record(const disk *d, const identity *now, found_set *ret)
 {
-    uint64_t foreign = 0;
-    for (unsigned i = 0; i < d->n && !state_is_new(d->store); i++)
-        if (is_foreign(d, i, &now[i]))
-            foreign |= UINT64_C(1) << i;
-    return foreign;
+    *ret = (found_set){0};
+    for (unsigned i = 0; i < d->n; i++) {
+        state_replica record;
+        generation_record recorded;
+        state_get_generation(d->store, i, &record, &recorded);
+        ret->verdicts[i] = generation_compare(&recorded, &now[i]);
+        if (!generation_trusted(ret->verdicts[i]))
+            ret->foreign |= UINT64_C(1) << i;
+    }
+}
+
+/* A first mount: nothing is known but what the images say of each other. */
+static void compare_marks(const disk *d, const identity *now, found_set *ret)
+{
+    *ret = (found_set){.foreign = generation_behind(now, d->n, d->threshold)};
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(ret->foreign, i))
+            ret->verdicts[i] = GENERATION_BEHIND;
+}
+
+static void journal_opening(disk *d, const char *action)
+{
+    disk_journal(d, (journal_record){
+                        .event = JOURNAL_REPLICA_STATE, .op = "open", .action = action});
+}
+
+/* Nobody is what is recorded. If all have been moved, mark and all, the record tells more of
+ * them than nothing: it forgets nobody's missed changes. */
+static bool judge_strangers(disk *d, const char *dir, const identity *now,
+                            found_set *found, GError **error)
+{
+    uint64_t all = disk_all_replicas(d), fresh = with_verdict(d, found, GENERATION_NEW);
+    if (with_verdict(d, found, GENERATION_MOVED) == all) {
+        journal_opening(d, "all replicas were moved: recorded state is kept");
+        found->foreign = 0;
+        return true;
+    }
+    if (!reset_store(d, dir, "every replica was changed", error))
+        return false;
+    compare_marks(d, now, found);
+    for (unsigned i = 0; i < d->n && fresh != all; i++)
+        if (disk_has_bit(fresh, i))
+            found->verdicts[i] = GENERATION_NEW;
+    found->foreign |= fresh != all ? fresh : 0;
+    return true;
 }
 
 /* What the replica missed, from the record. */
@@ -128,33 +179,37 @@ static void load_missed(disk *d, unsigned i, bool whole)
         replica_transition(d, i, REPLICA_EVENT_CHANGE_FAILED);
 }
 
-static void journal_foreign(disk *d, unsigned i)
+static void journal_foreign(disk *d, unsigned i, generation_verdict verdict)
 {
+    bool trusted = generation_trusted(verdict);
     journal_loser loser = {.replica = d->replicas[i].name, .error = ESTALE};
-    disk_journal(d,
-                 (journal_record){.event = JOURNAL_REPLICA_STATE,
-                                  .op = "open",
-                                  .length = disk_size(d),
-                                  .losers = &loser,
-                                  .n_losers = 1,
-                                  .error = ESTALE,
-                                  .action = "changed behind our back: in-sync -> stale"});
+    g_autofree char *action =
+        g_strdup_printf("%s%s", generation_reason(verdict),
+                        trusted ? ": as recorded" : ": in-sync -> stale");
+    disk_journal(d, (journal_record){.event = JOURNAL_REPLICA_STATE,
+                                     .op = "open",
+                                     .length = disk_size(d),
+                                     .losers = &loser,
+                                     .n_losers = trusted ? 0 : 1,
+                                     .error = trusted ? 0 : ESTALE,
+                                     .action = action});
 }
 
-static void load_replicas(disk *d, uint64_t foreign)
+static void load_replicas(disk *d, const found_set *found)
 {
     g_mutex_lock(&d->state_lock);
     for (unsigned i = 0; i < d->n; i++) {
         state_replica recorded;
         state_get_replica(d->store, i, &recorded);
         load_missed(d, i,
-                    disk_has_bit(foreign, i) || recorded.state == STATE_STALE_WHOLE ||
+                    disk_has_bit(found->foreign, i) ||
+                        recorded.state == STATE_STALE_WHOLE ||
                         recorded.state == STATE_FAILED);
     }
     g_mutex_unlock(&d->state_lock);
     for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(foreign, i))
-            journal_foreign(d, i);
+        if (disk_has_bit(found->foreign, i) || found->verdicts[i] == GENERATION_COPY)
+            journal_foreign(d, i, found->verdicts[i]);
 }
 
 /* A disk that is only read has nothing to remember that is not recorded already. */
@@ -169,15 +224,17 @@ bool disk_state_open(disk *d, const char *dir, GError **error)
     if (!dir || !has_record(d, dir))
         return true;
     g_autofree identity *now = g_new0(identity, d->n);
-    if (!read_identities(d, now, error) || !open_store(d, dir, error))
+    if (!read_identities(d, now, error) || !open_store(d, dir, now, error))
         return false;
-    uint64_t foreign = find_foreign(d, now);
-    if (foreign == disk_all_replicas(d)) {
-        if (!reset_store(d, dir, "every replica was changed", error))
-            return false;
-        foreign = 0;
-    }
-    load_replicas(d, foreign);
+    found_set found;
+    if (state_is_new(d->store))
+        compare_marks(d, now, &found);
+    else
+        compare_with_record(d, now, &found);
+    if (!state_is_new(d->store) && found.foreign == disk_all_replicas(d) &&
+        !judge_strangers(d, dir, now, &found, error))
+        return false;
+    load_replicas(d, &found);
     return true;
 }
 
@@ -195,6 +252,7 @@ int disk_state_record(disk *d, unsigned i)
     state_replica recorded;
     if (!d->store)
         return 0;
+    int marked = disk_has_bit(atomic_load(&d->in_sync), i) ? disk_mark_replica(d, i) : 0;
     g_mutex_lock(&d->record_lock);
     state_get_replica(d->store, i, &recorded);
     g_mutex_lock(&d->state_lock);
@@ -204,7 +262,7 @@ int disk_state_record(disk *d, unsigned i)
     recorded.state = now;
     int r = same ? 0 : state_set_replica(d->store, i, &recorded);
     g_mutex_unlock(&d->record_lock);
-    return r;
+    return r ? r : marked;
 }
 
 /* Everything that is known to be stale is in the record before the first write. */
@@ -245,7 +303,10 @@ int disk_state_resize(disk *d, uint64_t size)
     shape_names names;
     if (!d->store || state_size(d->store) == size)
         return 0;
-    fill_shape(d, size, &names);
+    int r = disk_mark(d);
+    if (r < 0)
+        return r;
+    fill_shape(d, size, NULL, &names);
     return state_reshape(d->store, &names.shape, NULL);
 }
 

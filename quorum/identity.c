@@ -110,6 +110,7 @@ static int read_header(const identity_source *source, identity *ret_identity)
     if (error)
         return error;
     identity_digest_header(header, length, ret_identity->header);
+    qcow2_mark_find(header, length, &ret_identity->mark, NULL);
     ret_identity->has_header = true;
     return 0;
 }
@@ -183,6 +184,20 @@ static bool has_same_header(const identity *a, const identity *b)
            (!a->has_header || memcmp(a->header, b->header, sizeof a->header) == 0);
 }
 
+bool identity_same_content(const identity *recorded, const identity *now)
+{
+    const identity *a = recorded, *b = now;
+    return a->kind == b->kind && a->has_data == b->has_data &&
+           has_same_content(&a->top, &b->top) && has_same_header(a, b) &&
+           (!a->has_data || has_same_content(&a->data, &b->data));
+}
+
+bool identity_same_file(const identity *recorded, const identity *now)
+{
+    return recorded->kind == IDENTITY_FILE && now->kind == IDENTITY_FILE &&
+           is_same_file(&recorded->top, &now->top);
+}
+
 identity_verdict identity_compare(const identity *recorded, const identity *now,
                                   bool clean)
 {
@@ -194,8 +209,7 @@ identity_verdict identity_compare(const identity *recorded, const identity *now,
         return IDENTITY_OTHER;
     if (!clean)
         return IDENTITY_SAME;
-    if (!has_same_content(&a->top, &b->top) || !has_same_header(a, b) ||
-        (a->has_data && !has_same_content(&a->data, &b->data)))
+    if (!identity_same_content(a, b))
         return IDENTITY_CHANGED;
     bool touched = a->top.ctime_ns != b->top.ctime_ns ||
                    (a->has_data && a->data.ctime_ns != b->data.ctime_ns);

@@ -38,6 +38,7 @@ typedef struct identity {
     identity_file data; /* the external data file of the top layer */
     bool has_header;    /* the top layer is a qcow2 */
     uint8_t header[32]; /* SHA-256, see identity_digest_header */
+    qcow2_mark mark;    /* of a qcow2; not looked at here: generation.h */
 } identity;
 
 /* The files of a replica's top layer, by descriptors of its own (no locks), so that they can
@@ -74,6 +75,10 @@ typedef enum identity_verdict {
  * does not tell the birth time. */
 identity_verdict identity_compare(const identity *recorded, const identity *now,
                                   bool clean);
+/* Whether a file, this one or another, has the size, mtime and header that are recorded. */
+bool identity_same_content(const identity *recorded, const identity *now);
+/* Whether it is the same file, whatever it holds. False of what is no file. */
+bool identity_same_file(const identity *recorded, const identity *now);
 /* "unchanged", "touched", "changed", "another file" */
 const char *identity_verdict_name(identity_verdict verdict);
 

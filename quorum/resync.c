@@ -150,7 +150,9 @@ static void resync_some(disk *d, unsigned i)
 {
     uint64_t offset;
     move(d, i, REPLICA_EVENT_RESYNC_BEGINS, 0);
-    int r = next_region(d, i, &offset)
+    int r = disk_mark(d);
+    if (r == 0)
+        r = next_region(d, i, &offset)
                 ? copy_region(d, i, offset, state_stale_region(d->store))
                 : finish(d, i);
     if (r == 0)

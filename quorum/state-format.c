@@ -44,9 +44,13 @@ enum {
     FILE_SIZE = 48,
     AT_DATA = AT_TOP + FILE_SIZE,
     AT_HEADER = AT_DATA + FILE_SIZE,
+    AT_NUMBER = AT_HEADER + 32,
+    AT_MARK = AT_NUMBER + 8, /* set, replica, generation */
     REPLICA_SIZE = 1024,
     HAS_DATA = 1,
     HAS_HEADER = 2,
+    HAS_MARK = 4,
+    MARK_CLEAN = 8,
 };
 
 /* Behind the replicas. Version 1 has nothing there. */
@@ -55,7 +59,7 @@ enum {
     AT_EXACT = 32, /* entries: replica, 4 bytes unused, offset, length */
     EXACT_SIZE = 24,
 };
-G_STATIC_ASSERT(AT_HEADER + 32 <= REPLICA_SIZE);
+G_STATIC_ASSERT(AT_MARK + 32 <= REPLICA_SIZE);
 G_STATIC_ASSERT(AT_REPLICAS + VOTE_REPLICAS_MAX * REPLICA_SIZE + AT_EXACT +
                     STATE_EXACT_MAX * EXACT_SIZE <=
                 STATE_SLOT_MAX);
@@ -150,11 +154,17 @@ static void encode_replica(uint8_t *at, const state_replica *record)
     const identity *id = &record->identity;
     put32(at + AT_STATE, record->state);
     put32(at + AT_KIND, id->kind);
-    put32(at + AT_HAS, (id->has_data ? HAS_DATA : 0) | (id->has_header ? HAS_HEADER : 0));
+    put32(at + AT_HAS, (id->has_data ? HAS_DATA : 0) | (id->has_header ? HAS_HEADER : 0) |
+                           (id->mark.present ? HAS_MARK : 0) |
+                           (id->mark.clean ? MARK_CLEAN : 0));
     put64(at + AT_SYNCED, record->synced_generation);
     encode_file(at + AT_TOP, &id->top);
     encode_file(at + AT_DATA, &id->data);
     memcpy(at + AT_HEADER, id->header, sizeof id->header);
+    put64(at + AT_NUMBER, record->number);
+    memcpy(at + AT_MARK, id->mark.set_id, sizeof id->mark.set_id);
+    put64(at + AT_MARK + 16, id->mark.replica);
+    put64(at + AT_MARK + 24, id->mark.generation);
 }
 
 static bool decode_replica(const uint8_t *at, state_replica *ret_record)
@@ -171,6 +181,12 @@ static bool decode_replica(const uint8_t *at, state_replica *ret_record)
     decode_file(at + AT_TOP, &id->top);
     decode_file(at + AT_DATA, &id->data);
     memcpy(id->header, at + AT_HEADER, sizeof id->header);
+    ret_record->number = get64(at + AT_NUMBER);
+    id->mark.present = get32(at + AT_HAS) & HAS_MARK;
+    id->mark.clean = get32(at + AT_HAS) & MARK_CLEAN;
+    memcpy(id->mark.set_id, at + AT_MARK, sizeof id->mark.set_id);
+    id->mark.replica = get64(at + AT_MARK + 16);
+    id->mark.generation = get64(at + AT_MARK + 24);
     return true;
 }
 

@@ -180,6 +180,10 @@ void state_init_bitmaps(state *s); /* as the facts say, all clear */
 
 /* Returns why it cannot be, or NULL. */
 const char *state_set_shape(state_facts *facts, const state_shape *shape);
+/* How many of the replicas recorded are among those of the shape; ret_map as for
+ * state_reshape. 0 also for a shape that cannot be. */
+unsigned state_match(const state_facts *recorded, const state_shape *shape, int *ret_map);
+uint64_t state_random_number(void); /* not 0 */
 /* Makes what was loaded that of the shape. -EINVAL: *ret_why; -ENOENT: other replicas. */
 int state_adopt(state *s, const state_shape *shape, const char **ret_why);
 

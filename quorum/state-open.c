@@ -178,6 +178,8 @@ static state *make(const char *dir, const char *disk, const state_shape *shape,
         goto fail;
     }
     int failed = getentropy(s->facts.set_id, sizeof s->facts.set_id) < 0 ? -errno : 0;
+    for (unsigned i = 0; i < s->facts.n; i++)
+        s->facts.replicas[i].record.number = state_random_number();
     state_init_bitmaps(s);
     failed = failed ? failed : file_resize(fd, 0);
     failed = failed ? failed : state_write_all(s);
@@ -268,6 +270,9 @@ static bool load(state *s, GError **error)
                       : "recorded state is void: it is damaged beyond use");
         return false;
     }
+    for (unsigned i = 0; i < s->facts.n && !failed; i++)
+        if (s->facts.replicas[i].record.number == 0) /* by an earlier quorumfs */
+            s->facts.replicas[i].record.number = state_random_number();
     if (!failed)
         state_init_bitmaps(s);
     for (unsigned k = 0; k <= s->facts.n && !failed; k++)

@@ -9,6 +9,7 @@
 #include "quorum/state-internal.h"
 #include <errno.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define INTENT_SHIFT 26
 #define STALE_SHIFT  20
@@ -72,24 +73,82 @@ static const char *source_of(const state_facts *facts, unsigned i)
     return facts->replicas[i].source;
 }
 
-/* Finds each replica of `wanted` in `recorded`, each one once, by what `key` gives. */
-static bool match(const state_facts *recorded, const state_facts *wanted,
-                  const char *(*key)(const state_facts *, unsigned), int *ret_map)
+/* ---- Recognising replicas --------------------------------------------------------------- */
+
+/* What has been recognised: map[i] is the recorded place of replica i, or -1. */
+typedef struct matching {
+    const state_facts *recorded, *wanted;
+    const identity *identities; /* of those wanted; NULL: unknown */
+    int *map;
+    uint64_t taken;
+    unsigned count;
+} matching;
+
+typedef bool is_match(const matching *m, unsigned recorded, unsigned wanted);
+
+static bool by_file(const matching *m, unsigned recorded, unsigned wanted)
 {
-    uint64_t taken = 0;
-    if (recorded->n != wanted->n)
-        return false;
-    for (unsigned i = 0; i < wanted->n; i++) {
+    return m->identities &&
+           identity_same_file(&m->recorded->replicas[recorded].record.identity,
+                              &m->identities[wanted]);
+}
+
+static bool by_mark(const matching *m, unsigned recorded, unsigned wanted)
+{
+    const qcow2_mark *mark = m->identities ? &m->identities[wanted].mark : NULL;
+    return mark && mark->replica != 0 &&
+           mark->replica == m->recorded->replicas[recorded].record.number &&
+           memcmp(mark->set_id, m->recorded->set_id, sizeof mark->set_id) == 0;
+}
+
+static bool by_source(const matching *m, unsigned recorded, unsigned wanted)
+{
+    return strcmp(source_of(m->recorded, recorded), source_of(m->wanted, wanted)) == 0;
+}
+
+static bool by_name(const matching *m, unsigned recorded, unsigned wanted)
+{
+    return strcmp(name_of(m->recorded, recorded), name_of(m->wanted, wanted)) == 0;
+}
+
+static void match_by(matching *m, is_match *test)
+{
+    for (unsigned i = 0; i < m->wanted->n; i++) {
         unsigned k = 0;
-        while (k < recorded->n &&
-               (taken >> k & 1 || strcmp(key(recorded, k), key(wanted, i)) != 0))
+        if (m->map[i] >= 0)
+            continue;
+        while (k < m->recorded->n && (m->taken >> k & 1 || !test(m, k, i)))
             k++;
-        if (k == recorded->n)
-            return false;
-        taken |= UINT64_C(1) << k;
-        ret_map[i] = (int)k;
+        if (k == m->recorded->n)
+            continue;
+        m->taken |= UINT64_C(1) << k;
+        m->map[i] = (int)k;
+        m->count++;
     }
-    return true;
+}
+
+/* Names are given by place on the command line: they tell only if they all do. */
+static unsigned match(const state_facts *recorded, const state_facts *wanted,
+                      const identity *identities, int *ret_map)
+{
+    matching m = {recorded, wanted, identities, ret_map, 0, 0};
+    for (unsigned i = 0; i < wanted->n; i++)
+        ret_map[i] = -1;
+    match_by(&m, by_file);
+    match_by(&m, by_mark);
+    match_by(&m, by_source);
+    if (m.count > 0 || recorded->n != wanted->n)
+        return m.count;
+    match_by(&m, by_name);
+    return m.count == recorded->n ? m.count : 0;
+}
+
+unsigned state_match(const state_facts *recorded, const state_shape *shape, int *ret_map)
+{
+    g_autofree state_facts *wanted = g_memdup2(recorded, sizeof *recorded);
+    if (state_set_shape(wanted, shape))
+        return 0;
+    return match(recorded, wanted, shape->identities, ret_map);
 }
 
 /* ---- Another shape ------------------------------------------------------------------- */
@@ -185,12 +244,23 @@ static int reshape(state *s, const state_facts *facts, const int *map)
     return failed;
 }
 
+uint64_t state_random_number(void)
+{
+    uint64_t number = 0;
+    while (number == 0 && getentropy(&number, sizeof number) == 0)
+        ;
+    return number;
+}
+
 /* The records of the replicas that stay, in their new order. */
 static void map_records(const state_facts *from, const int *map, state_facts *to)
 {
-    const state_replica fresh = {.state = STATE_STALE_WHOLE};
-    for (unsigned i = 0; i < to->n; i++)
+    for (unsigned i = 0; i < to->n; i++) {
+        state_replica fresh = {.state = STATE_STALE_WHOLE};
+        if (map[i] < 0)
+            fresh.number = state_random_number();
         to->replicas[i].record = map[i] < 0 ? fresh : from->replicas[map[i]].record;
+    }
 }
 
 /* Entries of the old facts in `to`; where regions have another size, they are told by bits. */
@@ -234,8 +304,7 @@ int state_adopt(state *s, const state_shape *shape, const char **ret_why)
     *ret_why = state_set_shape(facts, shape);
     if (*ret_why)
         return -EINVAL;
-    if (!match(&s->facts, facts, source_of, map) &&
-        !match(&s->facts, facts, name_of, map))
+    if (2 * match(&s->facts, facts, shape->identities, map) < s->facts.n)
         return -ENOENT;
     map_records(&s->facts, map, facts);
     map_exact(&s->facts, map, facts);

@@ -92,13 +92,6 @@ int state_set_replica(state *s, unsigned i, const state_replica *replica)
     return commit_facts(s);
 }
 
-int state_bump_generation(state *s)
-{
-    g_mutex_lock(&s->lock);
-    s->facts.generation++;
-    return commit_facts(s);
-}
-
 static void set_identities(state *s, const identity *identities)
 {
     for (unsigned i = 0; i < s->facts.n; i++)
@@ -113,6 +106,43 @@ int state_begin_session(state *s, const identity *identities)
     s->facts.generation++;
     s->facts.clean = false;
     return commit_facts(s);
+}
+
+int state_set_marks(state *s, const qcow2_mark *marks)
+{
+    g_mutex_lock(&s->lock);
+    for (unsigned i = 0; i < s->facts.n; i++)
+        s->facts.replicas[i].record.identity.mark = marks[i];
+    return commit_facts(s);
+}
+
+static void copy_id(state *s, uint8_t to[16])
+{
+    memcpy(to, s->facts.set_id, sizeof s->facts.set_id);
+}
+
+void state_get_mark(state *s, unsigned i, bool clean, qcow2_mark *ret_mark)
+{
+    g_mutex_lock(&s->lock);
+    *ret_mark = (qcow2_mark){.present = true,
+                             .replica = s->facts.replicas[i].record.number,
+                             .generation = s->facts.generation,
+                             .clean = clean};
+    copy_id(s, ret_mark->set_id);
+    g_mutex_unlock(&s->lock);
+}
+
+void state_get_generation(state *s, unsigned i, state_replica *record,
+                          generation_record *ret)
+{
+    g_mutex_lock(&s->lock);
+    *record = s->facts.replicas[i].record;
+    *ret = (generation_record){.identity = &record->identity,
+                               .clean = s->was_clean,
+                               .replica = record->number,
+                               .generation = s->facts.generation};
+    copy_id(s, ret->set_id);
+    g_mutex_unlock(&s->lock);
 }
 
 static bool has_unequal_region(state *s)

@@ -4,15 +4,15 @@
  *
  * How it is used
  *   1. Chains are open, nothing is written yet. identity_source_open for each replica,
- *      identity_read. state_open. If it says VOID_*, or if every replica is CHANGED or OTHER
- *      by identity_compare(recorded, now, state_was_clean()): journal "recorded state is
- *      void", state_reset, and start as on a first mount (state_is_new).
- *   2. A replica that alone is CHANGED or OTHER is stale as a whole: state_set_replica. One
- *      that is recorded as FAILED or STALE_WHOLE stays so; one with state_stale_bytes > 0
+ *      identity_read. state_open. If it says VOID_*, or if no replica is trusted by
+ *      generation_compare: journal "recorded state is void", state_reset, and start as on a
+ *      first mount (state_is_new).
+ *   2. A replica that alone is not trusted is stale as a whole: state_set_replica. One that
+ *      is recorded as FAILED or STALE_WHOLE stays so; one with state_stale_bytes > 0
  *      does not vote in those ranges (state_is_stale), though its record says in sync.
  *   3. If it is to be written to: state_begin_session (generation + 1, not clean, identities
- *      as they are), before chain_begin_writing. The generation and state_set_id are
- *      what may be put into the images.
+ *      as they are), before chain_begin_writing. Before the first change: state_get_mark into
+ *      the images, then state_set_marks.
  *   4. Dirty regions of the last session (W6): before a request is served, and before it
  *      takes its own range lock, while state_is_unreconciled(range) do: range lock over
  *      the region, exclusive; reconcile; flush; state_reconciled; unlock. A background job
@@ -44,7 +44,7 @@
 #ifndef QUORUM_STATE_H
 #define QUORUM_STATE_H
 
-#include "quorum/identity.h"
+#include "quorum/generation.h"
 #include "quorum/rangeset.h"
 #include "quorum/vote.h"
 
@@ -70,6 +70,7 @@ typedef struct state_shape {
     const char *const
         *sources; /* of n; real paths if they are to be recognised in another
                                    order; only the last 500 bytes or so count */
+    const identity *identities; /* of n, to be recognised by; NULL: by the others alone */
     /* Bytes that one bit stands for, powers of two, at least 4096. 0: 64 MiB and 1 MiB; for
      * either the next one that keeps the bitmap within 128 KiB and 1 MiB. */
     uint64_t intent_region, stale_region;
@@ -77,9 +78,12 @@ typedef struct state_shape {
 
 typedef struct state state;
 
-/* Opens or makes DIR/DISK.state (0600). The replicas recorded are found again in any order,
- * by source or else by name. Another size of the disk, or another order, is taken over at
- * once, durably; what the disk has gained is neither dirty nor stale. */
+/* Opens or makes DIR/DISK.state (0600). The replicas recorded are found again in any order:
+ * by file, by the mark in the image, by source; if none is, all by name. If at least half of
+ * them are there it is their record: others than those are new, in state STALE_WHOLE, and
+ * those that are not there are forgotten. With fewer it is VOID_OTHER. Another size of the
+ * disk, order or membership is taken over at once, durably; what the disk has gained is
+ * neither dirty nor stale. */
 state *state_open(const char *dir, const char *disk, const state_shape *shape,
                   GError **error);
 /* Moves what is there to DISK.state.void, and makes a new one. */
@@ -114,11 +118,12 @@ typedef enum state_replica_state {
 
 typedef struct state_replica {
     state_replica_state state;
+    uint64_t number;            /* random, for its marks; kept by this module */
     uint64_t synced_generation; /* the last one with it in sync; kept by this module */
     identity identity;
 } state_replica;
 void state_get_replica(state *s, unsigned i, state_replica *ret_replica);
-/* Durable. synced_generation is ignored. */
+/* Durable. synced_generation and number are ignored. */
 int state_set_replica(state *s, unsigned i, const state_replica *replica);
 
 /* Durable, as one change. `identities`: of n replicas; one of kind NONE leaves what was
@@ -126,8 +131,15 @@ int state_set_replica(state *s, unsigned i, const state_replica *replica);
 int state_begin_session(state *s, const identity *identities);
 /* Everything is flushed and nobody writes any more. */
 int state_end_session(state *s, const identity *identities);
-/* Durable: membership changed, or a replica came or went. */
-int state_bump_generation(state *s);
+/* The session's marks are in the images: `marks` of n replicas, what stands there now. Before
+ * the first change of the disk, and when a replica is marked later. Durable. */
+int state_set_marks(state *s, const qcow2_mark *marks);
+/* The mark of replica i for the present session. */
+void state_get_mark(state *s, unsigned i, bool clean, qcow2_mark *ret_mark);
+/* What is recorded of replica i, before state_begin_session; `record` is where the identity
+ * is put. */
+void state_get_generation(state *s, unsigned i, state_replica *record,
+                          generation_record *ret);
 
 /* ---- Intent: regions that may differ after a crash (W5, W6) --------------------------- */
 

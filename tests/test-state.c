@@ -290,6 +290,7 @@ Test(state, O5_the_set_is_remembered)
     state_shape shape = rig_shape();
     state *s = rig_start(&dir);
     uint8_t id[16], again[16];
+    qcow2_mark marks[3] = {{0}, {0}, {true, {15, 16}, 17, 18, true}};
     state_replica replica = {.state = STATE_FAILED};
     replica.identity = (identity){.kind = IDENTITY_FILE,
                                   .top = {1, 2, 3, 4, 5, 6},
@@ -299,8 +300,10 @@ Test(state, O5_the_set_is_remembered)
                                   .header = {13, 14}};
     state_set_id(s, id);
     cr_assert_eq(state_set_replica(s, 2, &replica), 0);
-    cr_assert_eq(state_bump_generation(s), 0);
+    rig_begin_session(s);
     cr_assert_eq(state_generation(s), 2);
+    replica.identity.mark = marks[2];
+    cr_assert_eq(state_set_marks(s, marks), 0);
     state_close(s);
     s = rig_open(dir, &shape);
     cr_assert(!state_is_new(s));
@@ -320,17 +323,17 @@ Test(state, O5_the_set_is_remembered)
 Test(state, O5_another_set_is_void)
 {
     g_autofree char *dir = NULL;
-    static const char *const names[] = {"a", "b", "x"};
-    static const char *const sources[] = {"/srv/a.raw", "/srv/b.raw", "/srv/x.raw"};
+    static const char *const names[] = {"a", "y", "x", "z"};
+    static const char *const sources[] = {"/srv/a.raw", "/srv/y.raw", "/srv/x.raw",
+                                          "/srv/z.raw"};
     state *s = rig_start(&dir);
     int code;
     state_close(s);
     state_shape shape = rig_shape();
     shape.names = names;
     shape.sources = sources;
-    cr_assert_null(rig_try(dir, &shape, &code));
+    cr_assert_null(rig_try(dir, &shape, &code)); /* one of three */
     cr_assert_eq(code, STATE_ERROR_VOID_OTHER);
-    shape = rig_shape();
     shape.n = 4;
     cr_assert_null(rig_try(dir, &shape, &code));
     cr_assert_eq(code, STATE_ERROR_VOID_OTHER);
@@ -340,6 +343,70 @@ Test(state, O5_another_set_is_void)
     shape = rig_shape();
     s = rig_open(dir, &shape); /* nothing was changed */
     cr_assert_eq(state_generation(s), 1);
+    state_close(s);
+}
+
+/* a is turned to the end, b is gone, x is new: what is known of a and c stays known. */
+Test(state, O5_a_set_of_which_half_is_known_is_taken_over)
+{
+    g_autofree char *dir = NULL;
+    static const char *const names[] = {"a", "b", "c"}; /* by place */
+    static const char *const sources[] = {"/srv/c.raw", "/srv/x.raw", "/srv/a.raw"};
+    state *s = rig_start(&dir);
+    uint8_t id[16], again[16];
+    state_replica a, c, got;
+    state_set_id(s, id);
+    state_get_replica(s, 0, &a);
+    state_get_replica(s, 2, &c);
+    rig_set(s, 0, STATE_FAILED);
+    cr_assert_eq(state_mark_stale(s, 2, RIG_STALE, 1), 0);
+    rig_write(s, 0, 1);
+    state_close(s);
+    state_shape shape = rig_shape();
+    shape.names = names;
+    shape.sources = sources;
+    for (int k = 0; k < 2; k++) {
+        s = rig_open(dir, &shape);
+        state_set_id(s, again);
+        cr_assert_eq(memcmp(id, again, sizeof id), 0);
+        cr_assert(!state_is_new(s) && state_generation(s) == 1);
+        cr_assert_eq(state_stale_bytes(s, 0), RIG_STALE);
+        state_get_replica(s, 0, &got);
+        cr_assert_eq(got.number, c.number);
+        state_get_replica(s, 1, &got);
+        cr_assert_eq(got.state, STATE_STALE_WHOLE);
+        cr_assert(got.number != 0 && got.number != a.number && got.number != c.number);
+        cr_assert_eq(state_stale_bytes(s, 1), RIG_SIZE);
+        state_get_replica(s, 2, &got);
+        cr_assert_eq(got.state, STATE_FAILED);
+        cr_assert_eq(got.number, a.number);
+        cr_assert(rig_is_dirty(s, 0));
+        state_close(s);
+    }
+}
+
+/* Files that were moved are found by their inode, images by their mark. */
+Test(state, O5_moved_replicas_are_recognised)
+{
+    g_autofree char *dir = NULL;
+    static const char *const moved[] = {"/mnt/1", "/mnt/2", "/mnt/3"};
+    identity was[3] = {{.kind = IDENTITY_FILE, .top = {.ino = 5, .birth_ns = 6}}},
+             now[3] = {{0}};
+    state_shape shape = rig_shape();
+    dir = rig_dir("state");
+    state *s = rig_open(dir, &shape);
+    cr_assert_eq(state_begin_session(s, was), 0);
+    state_get_mark(s, 1, false, &now[0].mark);
+    rig_set(s, 0, STATE_FAILED);
+    cr_assert_eq(state_mark_stale(s, 1, 0, 1), 0);
+    state_close(s);
+    shape.sources = moved;
+    shape.identities = now;
+    now[2] = was[0];
+    s = rig_open(dir, &shape);
+    cr_assert_eq(rig_state(s, 2), STATE_FAILED);
+    cr_assert_eq(state_stale_bytes(s, 0), RIG_STALE);
+    cr_assert_eq(rig_state(s, 1), STATE_STALE_WHOLE);
     state_close(s);
 }
 
