@@ -68,7 +68,6 @@ static int make_write_full(const spare_call *call)
     return file_write_full(call->fd, call->buf, call->length, call->offset);
 }
 
-/* `call`: all of a transfer. */
 static int transfer_in_time(spare_call call)
 {
     size_t done = file_try(call.fd, call.buf, call.length, call.offset, !call.fills);
@@ -80,11 +79,21 @@ static int transfer_in_time(spare_call call)
     return spare_make(&call);
 }
 
+static spare_call read_call(int (*make)(const spare_call *), int fd, void *buf,
+                            size_t length, uint64_t offset)
+{
+    return (spare_call){.make = make,
+                        .fd = fd,
+                        .buf = buf,
+                        .length = length,
+                        .fills = true,
+                        .offset = offset};
+}
+
 int file_read_full(int fd, void *buf, size_t length, uint64_t offset)
 {
     if (io_get_timeout() > 0)
-        return transfer_in_time(
-            (spare_call){make_read_full, fd, buf, length, true, false, offset, 0, 0});
+        return transfer_in_time(read_call(make_read_full, fd, buf, length, offset));
     ssize_t done = read_up_to_end(fd, buf, length, offset);
     if (done < 0)
         return (int)done;
@@ -95,8 +104,7 @@ int file_read_full(int fd, void *buf, size_t length, uint64_t offset)
 int file_read_exact(int fd, void *buf, size_t length, uint64_t offset)
 {
     if (io_get_timeout() > 0)
-        return transfer_in_time(
-            (spare_call){make_read_exact, fd, buf, length, true, false, offset, 0, 0});
+        return transfer_in_time(read_call(make_read_exact, fd, buf, length, offset));
     ssize_t done = read_up_to_end(fd, buf, length, offset);
     if (done < 0)
         return (int)done;
@@ -107,8 +115,11 @@ int file_write_full(int fd, const void *buf, size_t length, uint64_t offset)
 {
     const uint8_t *bytes = buf;
     if (io_get_timeout() > 0)
-        return transfer_in_time((spare_call){make_write_full, fd, (void *)(uintptr_t)buf,
-                                             length, false, false, offset, 0, 0});
+        return transfer_in_time((spare_call){.make = make_write_full,
+                                             .fd = fd,
+                                             .buf = (void *)(uintptr_t)buf,
+                                             .length = length,
+                                             .offset = offset});
     while (length > 0) {
         ssize_t put = pwrite(fd, bytes, MIN(length, TRANSFER_MAX), (off_t)offset);
         if (put < 0 && errno == EINTR)
@@ -237,14 +248,30 @@ int file_seek(int fd, uint64_t offset, int whence, uint64_t *ret_offset)
     return 0;
 }
 
+static int make_forget(const spare_call *call)
+{
+    return -posix_fadvise(call->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+void file_forget_cache(int fd)
+{
+    spare_make(&(spare_call){.make = make_forget, .fd = fd});
+}
+
+void file_close(int fd)
+{
+    if (fd >= 0)
+        spare_close(fd);
+}
+
 /* ---- What is known of a file ----------------------------------------------------------------- */
 
 static int make_stat(const spare_call *call)
 {
-    return file_stat(call->fd, call->buf);
+    return file_get_stat(call->fd, call->buf);
 }
 
-int file_stat(int fd, struct stat *ret_stat)
+int file_get_stat(int fd, struct stat *ret_stat)
 {
     if (io_get_timeout() > 0)
         return spare_make(&(spare_call){.make = make_stat,
@@ -263,7 +290,7 @@ static int make_device_size(const spare_call *call)
 int file_get_size(int fd, uint64_t *ret_size, bool *ret_is_device)
 {
     struct stat st;
-    int error = file_stat(fd, &st);
+    int error = file_get_stat(fd, &st);
     if (error)
         return error;
     bool is_device = S_ISBLK(st.st_mode);
@@ -322,7 +349,7 @@ static int stat_for_stamp(file_stamp *stamp, int fd, struct stat *ret_stat)
     }
     if (stamp->at_once)
         return fstat(fd, ret_stat) < 0 ? -errno : 0;
-    return file_stat(fd, ret_stat);
+    return file_get_stat(fd, ret_stat);
 }
 
 bool file_stamp_changed(file_stamp *stamp, int fd)

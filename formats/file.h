@@ -42,11 +42,17 @@ int file_zero(int fd, uint64_t offset, uint64_t length);
 
 /* New size of a regular file; what is gained reads as zeroes. */
 int file_resize(int fd, uint64_t size);
-int file_stat(int fd, struct stat *ret_stat);
+int file_get_stat(int fd, struct stat *ret_stat);
 /* lseek, for SEEK_DATA, SEEK_HOLE and SEEK_END: the position itself is nobody's. */
 int file_seek(int fd, uint64_t offset, int whence, uint64_t *ret_offset);
 /* Size of a regular file or block device; -EINVAL: neither. ret_is_device may be NULL. */
 int file_get_size(int fd, uint64_t *ret_size, bool *ret_is_device);
+
+/* Lets go of what the page cache has of it and need not write. */
+void file_forget_cache(int fd);
+/* When nothing is abandoned on it any more: then its number can be another file's, and its
+ * locks are gone. -1 is nothing to do. */
+void file_close(int fd);
 
 /* Whether somebody changed a file behind our back, for caches of what was decoded from it:
  * a sector that rots under a mounted disk must be seen by the next read, not hidden. True

@@ -18,7 +18,8 @@ typedef struct spare_call {
     void *buf;     /* what the call reads, or fills; NULL: neither */
     size_t length; /* of buf */
     bool fills;
-    bool lent; /* buf stays valid for ever: it need not be copied */
+    bool lent;    /* buf stays valid for ever: it need not be copied */
+    bool certain; /* is made sooner or later, even if nobody waits any more */
     uint64_t offset;
     uint64_t size;
     int mode;
@@ -40,7 +41,10 @@ void spare_add(spare_group *group, const spare_call *call, unsigned timeout_ms,
  * the group. */
 void spare_run(spare_group *group);
 
-/* One call, with this thread's timeout. */
+/* One call, with this thread's timeout; on this thread if that is none. */
 int spare_make(const spare_call *call);
+
+/* What file.h's file_close says. */
+void spare_close(int fd);
 
 #endif
