@@ -35,19 +35,21 @@ static layer *layer_add(chain *c)
     return l;
 }
 
-static void layer_close(int fd)
+/* The lock is the file's as long as something may still happen to it. */
+static void layer_close(int fd, bool keep_lock)
 {
     if (fd < 0)
         return;
-    path_unlock(fd);
-    close(fd);
+    if (!keep_lock)
+        path_unlock(fd);
+    file_close(fd);
 }
 
-static void layer_free(layer *l)
+static void layer_free(layer *l, bool keep_locks)
 {
     image_close(l->im);
-    layer_close(l->fd);
-    layer_close(l->data_fd);
+    layer_close(l->fd, keep_locks);
+    layer_close(l->data_fd, keep_locks);
     g_free((char *)l->info.filename);
     g_free((char *)l->info.backing_file);
     g_free((char *)l->info.backing_format);
@@ -434,10 +436,11 @@ void chain_close(chain *c)
 {
     if (!c)
         return;
+    bool hangs = chain_abandoned(c) > 0;
     chain_stack_clear(&c->stack);
     chain_stack_clear(&c->check);
     for (unsigned i = 0; i < c->depth; i++)
-        layer_free(c->layers[i]);
+        layer_free(c->layers[i], hangs);
     g_free(c->read_only_reason);
     g_free(c);
 }

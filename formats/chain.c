@@ -269,12 +269,12 @@ int chain_map(chain *c, uint64_t offset, uint64_t length, chain_extent *ret_exte
 static void refresh_file_info(layer *l)
 {
     struct stat st;
-    if (fstat(l->fd, &st) < 0)
+    if (file_get_stat(l->fd, &st) != 0)
         return;
     if (!S_ISBLK(st.st_mode))
         l->info.file_size = (uint64_t)st.st_size;
     l->info.file_allocated = (uint64_t)st.st_blocks * 512;
-    if (l->data_fd >= 0 && fstat(l->data_fd, &st) == 0)
+    if (l->data_fd >= 0 && file_get_stat(l->data_fd, &st) == 0)
         l->info.file_allocated += (uint64_t)st.st_blocks * 512;
 }
 
@@ -344,6 +344,38 @@ int chain_flush(chain *c)
 int chain_flush_step(chain *c, image_flush_state *flush, unsigned owner, io_list *list)
 {
     return c->writable ? image_flush_step(c->layers[0]->im, flush, owner, list) : 0;
+}
+
+static unsigned stack_abandoned(const chain_stack *stack)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < stack->count; i++)
+        if (stack->units[i].reader != stack->units[i].map)
+            count += image_abandoned(stack->units[i].reader);
+    return count;
+}
+
+unsigned chain_abandoned(const chain *c)
+{
+    unsigned count = stack_abandoned(&c->stack) + stack_abandoned(&c->check);
+    for (unsigned i = 0; i < c->depth; i++) {
+        const layer *l = c->layers[i];
+        count += image_abandoned(l->im);
+        count += l->fd >= 0 ? io_abandoned(l->fd) : 0;
+        count += l->data_fd >= 0 ? io_abandoned(l->data_fd) : 0;
+    }
+    return count;
+}
+
+void chain_forget_cache(chain *c)
+{
+    for (unsigned i = 0; i < c->depth; i++) {
+        const layer *l = c->layers[i];
+        if (l->fd >= 0)
+            file_forget_cache(l->fd);
+        if (l->data_fd >= 0)
+            file_forget_cache(l->data_fd);
+    }
 }
 
 /* The layer's own map, what the open saw of it, or the space that its files take. */

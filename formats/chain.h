@@ -87,7 +87,14 @@ bool chain_is_remote(const char *path);
  * that does not write, a file that may not be) is opened for reading instead, with a
  * reader's locks, and chain_read_only_reason tells why. */
 chain *chain_open(const chain_options *options, GError **error);
-void chain_close(chain *c); /* NULL is allowed */
+/* NULL is allowed. Where something is abandoned (uring.h), the file and its lock are given up
+ * when that has returned, and nothing more is written to it. */
+void chain_close(chain *c);
+/* Abandoned calls on its files that have not returned yet. */
+unsigned chain_abandoned(const chain *c);
+/* Has the page cache forget its files: after a sync that failed, what it has is not what the
+ * disk has (W4). */
+void chain_forget_cache(chain *c);
 
 /* Two chains must not share a file (O2: a vote among copies of one file is no vote). */
 bool chain_check_distinct(chain *const *chains, unsigned n, GError **error);

@@ -239,3 +239,8 @@ int image_write_mark(image *im, const qcow2_mark *mark)
         return -EROFS;
     return im->driver->write_mark ? im->driver->write_mark(im, mark) : -ENOTSUP;
 }
+
+unsigned image_abandoned(const image *im)
+{
+    return im && im->driver->abandoned ? im->driver->abandoned(im) : 0;
+}

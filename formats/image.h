@@ -113,7 +113,8 @@ typedef struct image_driver {
      * prepare_write begins one: it appends to `list` (with `owner`) the writes of host files
      * that carry its bytes, or sends them on their way to a server. buf stays valid until the
      * list has run and the write is finished. *ret_change: to be given to finish_write when
-     * the list has run, also if an op failed; NULL: there is nothing to finish.
+     * the list has run, also if an op failed; NULL: there is nothing to finish. Memory of
+     * the driver's own that an abandoned op uses is the driver's to keep.
      * On failure nothing is to be run or finished. Waits while another write is between
      * prepare and finish in the same cluster: a thread that writes several images prepares
      * them in an order that all threads share, and finishes all before it prepares the next
@@ -152,6 +153,9 @@ typedef struct image_driver {
      * UINT64_MAX, or NULL: unknown. */
     uint64_t (*allocated)(image *im);
 
+    /* Abandoned calls on its host files that have not returned yet (uring.h). NULL: none. */
+    unsigned (*abandoned)(const image *im);
+
     /* Puts the mark into the file, durably, beside whatever else changes it. NULL, or
      * -ENOTSUP: this image goes without. */
     int (*write_mark)(image *im, const qcow2_mark *mark);
@@ -188,6 +192,7 @@ int image_flush_step(image *im, image_flush_state *flush, unsigned owner, io_lis
 /* All steps on this thread. */
 int image_flush(image *im);
 uint64_t image_allocated(image *im);
+unsigned image_abandoned(const image *im); /* NULL is allowed */
 int image_write_mark(image *im, const qcow2_mark *mark);
 
 #endif

@@ -78,12 +78,21 @@ static uint8_t *libqcow_lend(image *im, size_t length)
                : NULL;
 }
 
+static unsigned libqcow_abandoned(const image *im)
+{
+    const libqcow_image *lq = (const libqcow_image *)im;
+    unsigned count = 0;
+    for (unsigned i = 0; i < lq->client.n_files; i++)
+        count += io_abandoned(lq->client.fds[i]);
+    return count;
+}
+
 static void libqcow_close(image *im)
 {
     libqcow_image *lq = (libqcow_image *)im;
     libqcow_client_stop(&lq->client);
     for (unsigned i = 0; i < lq->client.n_files; i++)
-        close(lq->client.fds[i]);
+        file_close(lq->client.fds[i]);
     if (lq->client.buffer != MAP_FAILED)
         munmap(lq->client.buffer, LIBQCOW_BUFFER_BYTES);
     if (lq->client.memory_fd >= 0)
@@ -100,6 +109,7 @@ static const image_driver libqcow_driver = {
     .read = libqcow_read,
     .read_ahead = libqcow_read_ahead,
     .lend = libqcow_lend,
+    .abandoned = libqcow_abandoned,
 };
 
 int libqcow_helper_pid(const image *im)

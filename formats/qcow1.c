@@ -145,14 +145,14 @@ bool qcow1_header_read(int fd, const char *filename, qcow1_header *ret_header,
 {
     uint8_t raw[HEADER_BYTES];
     *ret_header = (qcow1_header){.size = 0};
-    off_t end = lseek(fd, 0, SEEK_END);
-    if (end < 0)
-        return refuse_errno(error, filename, -errno);
-    int failure = file_read_full(fd, raw, sizeof raw, 0);
+    uint64_t end = 0;
+    int failure = file_seek(fd, 0, SEEK_END, &end);
+    if (!failure)
+        failure = file_read_full(fd, raw, sizeof raw, 0);
     if (failure)
         return refuse_errno(error, filename, failure);
     qcow1_header header = {.size = 0};
-    if (!header_parse(fd, filename, raw, (uint64_t)end, &header, error))
+    if (!header_parse(fd, filename, raw, end, &header, error))
         return false;
     *ret_header = header;
     return true;
@@ -373,10 +373,15 @@ static int mapper_read(image *im, void *buf, uint64_t offset, size_t length)
 
 /* ---- opening ---------------------------------------------------------------------- */
 
+static unsigned qcow1_abandoned(const image *im)
+{
+    return io_abandoned(((const qcow1_image *)im)->fd);
+}
+
 static void qcow1_close(image *im)
 {
     qcow1_image *q = (qcow1_image *)im;
-    close(q->fd);
+    file_close(q->fd);
     g_free(q->l1);
     g_free(q->base.filename);
     g_free(q);
@@ -387,6 +392,7 @@ static const image_driver qcow1_driver = {
     .close = qcow1_close,
     .read = qcow1_read,
     .map = qcow1_map,
+    .abandoned = qcow1_abandoned,
 };
 
 static const image_driver qcow1_mapper = {
@@ -394,6 +400,7 @@ static const image_driver qcow1_mapper = {
     .close = qcow1_close,
     .read = mapper_read,
     .map = qcow1_map,
+    .abandoned = qcow1_abandoned,
 };
 
 static image *open_with(const image_driver *driver, int fd, const qcow1_header *header,
@@ -407,12 +414,9 @@ static image *open_with(const image_driver *driver, int fd, const qcow1_header *
     q->fd = fd;
     q->header = *header;
     q->header.backing_file = NULL;
-    off_t end = lseek(fd, 0, SEEK_END);
-    int failure = end < 0 ? -errno : 0;
-    if (!failure) {
-        q->file_size = (uint64_t)end;
+    int failure = file_seek(fd, 0, SEEK_END, &q->file_size);
+    if (!failure)
         failure = l1_read(fd, header, q->file_size, &q->l1);
-    }
     if (failure == -EINVAL)
         refuse(error, filename, IMAGE_ERROR_INVALID,
                "a level 2 table lies outside of the file or over another table");
@@ -485,9 +489,9 @@ static const char *l2_reason(int fd, const qcow1_header *header, uint64_t file_s
 const char *libqcow_refuses_qcow1(int fd, const qcow1_header *header, uint64_t *budget)
 {
     const uint64_t l2_bytes = (uint64_t)8 << header->l2_bits;
-    off_t end = lseek(fd, 0, SEEK_END);
+    uint64_t end = 0;
     g_autofree uint64_t *l1 = NULL;
-    if (end < 0 || l1_read(fd, header, (uint64_t)end, &l1) < 0)
+    if (file_seek(fd, 0, SEEK_END, &end) < 0 || l1_read(fd, header, end, &l1) < 0)
         return "unreadable tables";
     for (uint64_t i = 0; i < l1_entries(header); i++) {
         if (l1[i] == 0)
@@ -495,7 +499,7 @@ const char *libqcow_refuses_qcow1(int fd, const qcow1_header *header, uint64_t *
         if (*budget < l2_bytes)
             return "tables too large to check beforehand";
         *budget -= l2_bytes;
-        const char *reason = l2_reason(fd, header, (uint64_t)end, l1[i]);
+        const char *reason = l2_reason(fd, header, end, l1[i]);
         if (reason)
             return reason;
     }

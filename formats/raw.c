@@ -6,7 +6,6 @@
  */
 #include "formats/raw.h"
 #include <errno.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct raw_image {
@@ -23,7 +22,7 @@ static raw_image *raw_of(image *im)
 static void raw_close(image *im)
 {
     raw_image *raw = raw_of(im);
-    close(raw->fd);
+    file_close(raw->fd);
     g_free(im->filename);
     g_free(raw);
 }
@@ -51,37 +50,41 @@ static int raw_prepare_write(image *im, const void *buf, uint64_t offset, size_t
 }
 
 /* Where there is no more data the file ends or has a hole; past its end it is not zero. */
-static void map_no_data(raw_image *raw, uint64_t offset, image_extent *extent)
+static int map_no_data(const raw_image *raw, uint64_t offset, image_extent *extent)
 {
-    struct stat st;
-    if (fstat(raw->fd, &st) < 0 || (uint64_t)st.st_size <= offset)
-        return;
+    uint64_t size;
+    int error = file_get_size(raw->fd, &size, NULL);
+    if (error || size <= offset)
+        return error;
     extent->kind = IMAGE_EXTENT_ZERO;
-    extent->length = MIN(extent->length, (uint64_t)st.st_size - offset);
+    extent->length = MIN(extent->length, size - offset);
+    return 0;
+}
+
+/* A file system that cannot tell has data everywhere. */
+static int map_file(const raw_image *raw, uint64_t offset, image_extent *extent)
+{
+    uint64_t found;
+    int error = file_seek(raw->fd, offset, SEEK_DATA, &found);
+    if (error == -ENXIO)
+        return map_no_data(raw, offset, extent);
+    if (!error && found > offset)
+        extent->kind = IMAGE_EXTENT_ZERO;
+    else if (!error)
+        error = file_seek(raw->fd, offset, SEEK_HOLE, &found);
+    if (!error && found > offset)
+        extent->length = MIN(extent->length, found - offset);
+    return error == -ETIMEDOUT ? error : 0;
 }
 
 static int raw_map(image *im, uint64_t offset, uint64_t length, image_extent *ret_extent)
 {
-    raw_image *raw = raw_of(im);
-    image_extent extent = {.kind = IMAGE_EXTENT_DATA,
-                           .length = length,
-                           .fd = raw->fd,
-                           .host_offset = offset};
-    if (!raw->is_device) {
-        off_t data = lseek(raw->fd, (off_t)offset, SEEK_DATA);
-        off_t hole = -1;
-        if (data < 0 && errno == ENXIO) {
-            map_no_data(raw, offset, &extent);
-        } else if (data > (off_t)offset) {
-            extent.kind = IMAGE_EXTENT_ZERO;
-            extent.length = MIN(length, (uint64_t)data - offset);
-        } else if (data >= 0 &&
-                   (hole = lseek(raw->fd, (off_t)offset, SEEK_HOLE)) > (off_t)offset) {
-            extent.length = MIN(length, (uint64_t)hole - offset);
-        }
-    }
-    *ret_extent = extent;
-    return 0;
+    const raw_image *raw = raw_of(im);
+    *ret_extent = (image_extent){.kind = IMAGE_EXTENT_DATA,
+                                 .length = length,
+                                 .fd = raw->fd,
+                                 .host_offset = offset};
+    return raw->is_device ? 0 : map_file(raw, offset, ret_extent);
 }
 
 static int raw_write_zeroes(image *im, uint64_t offset, uint64_t length)
@@ -115,9 +118,14 @@ static uint64_t raw_allocated(image *im)
 {
     const raw_image *raw = raw_of(im);
     struct stat st;
-    if (raw->is_device || fstat(raw->fd, &st) < 0)
+    if (raw->is_device || file_get_stat(raw->fd, &st) != 0)
         return UINT64_MAX;
     return (uint64_t)st.st_blocks * 512;
+}
+
+static unsigned raw_abandoned(const image *im)
+{
+    return io_abandoned(((const raw_image *)im)->fd);
 }
 
 static const image_driver file_driver = {
@@ -131,6 +139,7 @@ static const image_driver file_driver = {
     .resize = raw_resize,
     .flush_step = raw_flush_step,
     .allocated = raw_allocated,
+    .abandoned = raw_abandoned,
 };
 
 /* Has no resize at all, so that a disk can tell before it resizes any replica. */
@@ -144,6 +153,7 @@ static const image_driver device_driver = {
     .discard = raw_discard,
     .flush_step = raw_flush_step,
     .allocated = raw_allocated,
+    .abandoned = raw_abandoned,
 };
 
 image *raw_open(int fd, const char *filename, bool writable, GError **error)
