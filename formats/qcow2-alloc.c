@@ -31,6 +31,12 @@
  *     that it did not write, so what the disk holds is not known. That is so of the header's
  *     syncs before the first change too, and of those when a table moves or the size changes.
  *     After a failed write all that it carried is dirty again, and the next flush carries it.
+ * I9. While a call on the image's files is abandoned (uring.h) nothing else is begun: it may
+ *     still write to a cluster that was given out again, punch or cut off what was written
+ *     since, or bring back what a table was before. Whoever sees that a call was abandoned
+ *     notes it before the clusters or the words that it was about can be used again, and
+ *     after that nothing is written any more, at close neither: what the file holds then is
+ *     what a crash might have left.
  *
  * So a flush copies at one moment, under the lock, all that is dirty (the cut, which is
  * consistent in itself), and then needs
@@ -79,7 +85,7 @@ int qcow2_alloc_extend(qcow2_writer *w, uint64_t end)
         return -ENOSPC;
     uint64_t step = CLAMP(layout->file_size / 8, EXTEND_STEP_MIN, EXTEND_STEP_MAX);
     uint64_t size = qcow2_round_up(MAX(end, layout->file_size + step), cluster_size(w));
-    int error = file_resize(w->fd, size);
+    int error = qcow2_writer_note(w, file_resize(w->fd, size));
     if (error)
         return error;
     layout->file_size = size;
@@ -99,7 +105,7 @@ int qcow2_alloc_extend_data(qcow2_writer *w, uint64_t end)
         return 0;
     if (w->data_fd_is_device)
         return -ENOSPC;
-    int error = file_resize(w->data_fd, end);
+    int error = qcow2_writer_note(w, file_resize(w->data_fd, end));
     if (!error)
         layout->data_size = end;
     return error;
@@ -120,7 +126,8 @@ static int clear_cluster(qcow2_writer *w, uint64_t cluster)
     if (!error)
         error = qcow2_alloc_extend(w, offset_of(w, cluster + 1));
     if (!error && cluster < w->fresh_from)
-        error = file_zero(w->fd, offset_of(w, cluster), cluster_size(w));
+        error = qcow2_writer_note(
+            w, file_zero(w->fd, offset_of(w, cluster), cluster_size(w)));
     if (!error)
         w->fresh_from = MAX(w->fresh_from, cluster + 1);
     return error;
@@ -378,7 +385,8 @@ void qcow2_alloc_reclaim(qcow2_writer *w, GArray *unlinked)
     for (guint i = 0; i < last->len; i++) {
         qcow2_run run = g_array_index(last, qcow2_run, i);
         /* Where that is not possible the space stays the image's, which is all right. */
-        if (file_punch(w->fd, offset_of(w, run.cluster), run.count * cluster_size(w)))
+        if (qcow2_writer_note(w, file_punch(w->fd, offset_of(w, run.cluster),
+                                            run.count * cluster_size(w))))
             break;
     }
     pthread_mutex_lock(&w->map->lock);
@@ -434,7 +442,7 @@ static int fill_table(qcow2_writer *w, uint64_t old, uint64_t offset, bool fresh
         error = file_zero(w->fd, offset, cluster_size(w));
     }
     qcow2_slices_replaced(w->map->slices, offset, cluster_size(w));
-    return error;
+    return qcow2_writer_note(w, error);
 }
 
 /* qcow2: L1 table, COPIED. A table that a snapshot shares is never dirty in memory. */

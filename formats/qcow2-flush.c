@@ -223,15 +223,6 @@ static int end(qcow2_writer *w, int result)
     return result;
 }
 
-/* I8. */
-static int sync_failed(qcow2_writer *w)
-{
-    pthread_mutex_lock(&w->map->lock);
-    w->failed = -EIO;
-    pthread_mutex_unlock(&w->map->lock);
-    return -EIO;
-}
-
 static int run_step(qcow2_writer *w, unsigned step, io_list *list, unsigned owner)
 {
     switch (step) {
@@ -247,14 +238,6 @@ static int run_step(qcow2_writer *w, unsigned step, io_list *list, unsigned owne
     }
 }
 
-static int check_failed(qcow2_writer *w)
-{
-    pthread_mutex_lock(&w->map->lock);
-    int failed = w->failed;
-    pthread_mutex_unlock(&w->map->lock);
-    return failed;
-}
-
 void qcow2_flush_locked(image_flush_state *flush)
 {
     *flush = (image_flush_state){.step = STEP_BEGIN};
@@ -264,16 +247,18 @@ int qcow2_flush_step(qcow2_writer *w, image_flush_state *flush, unsigned owner,
                      io_list *list)
 {
     size_t before = list->count;
-    int error = flush->step == STEP_LOCK ? check_failed(w) : 0;
+    int error = flush->step == STEP_LOCK ? qcow2_writer_check(w) : 0;
     if (error)
         return error;
-    if (flush->step > STEP_BEGIN && flush->result != 0)
-        return end(w, sync_failed(w));
+    if (flush->step > STEP_BEGIN && flush->result != 0) {
+        error = qcow2_writer_unsure(w, flush->result);
+        return end(w, error == -ETIMEDOUT ? error : -EIO);
+    }
     while (!error && flush->step < STEP_END && list->count == before)
         error = run_step(w, flush->step++, list, owner);
     if (error) {
         list->count = before;
-        return end(w, error);
+        return end(w, qcow2_writer_note(w, error));
     }
     return list->count > before ? 1 : end(w, 0);
 }

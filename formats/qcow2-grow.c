@@ -84,14 +84,12 @@ static int write_larger_table(qcow2_writer *w, const larger_table *t)
         error = file_write_full(w->fd, words, t->entries * 8,
                                 offset_of(w, t->first + t->blocks));
     if (error)
-        return error;
+        return qcow2_writer_note(w, error);
     error = file_sync(w->fd); /* I6 */
     if (!error)
         error = qcow2_update_refcount_table(w->fd, offset_of(w, t->first + t->blocks),
                                             (uint32_t)t->clusters);
-    if (error)
-        w->failed = -EIO; /* I8 */
-    return error;
+    return error ? qcow2_writer_unsure(w, error) : 0;
 }
 
 /* The header names the new table now. */
@@ -122,7 +120,9 @@ static void adopt_larger_table(qcow2_writer *w, larger_table *t)
 static int grow_table(qcow2_writer *w)
 {
     larger_table t;
-    int error = w->failed ? w->failed : plan_larger_table(w, &t);
+    int error = qcow2_writer_check(w);
+    if (!error)
+        error = plan_larger_table(w, &t);
     if (error)
         return error;
     t.words = g_new0(uint64_t, t.entries);

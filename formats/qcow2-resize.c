@@ -42,7 +42,7 @@ static int publish_size(qcow2_writer *w, uint64_t size)
     pthread_mutex_lock(&w->map->lock);
     error = qcow2_update_size(w->fd, size);
     if (error)
-        w->failed = -EIO; /* I8 */
+        error = qcow2_writer_unsure(w, error);
     else
         w->header.size = size;
     pthread_mutex_unlock(&w->map->lock);
@@ -89,14 +89,14 @@ static int move_l1(qcow2_writer *w, uint64_t cluster, uint64_t entries)
     g_autofree uint64_t *words = g_malloc0(bytes);
     for (uint64_t i = 0; i < w->map->l1_entries; i++)
         words[i] = htobe64(w->map->l1[i]);
-    int error = file_write_full(w->fd, words, bytes, offset);
+    int error = qcow2_writer_note(w, file_write_full(w->fd, words, bytes, offset));
     if (!error)
         error = qcow2_writer_flush(w);
     pthread_mutex_lock(&w->map->lock);
     if (!error) {
         error = qcow2_update_l1(w->fd, w->header.size, (uint32_t)entries, offset);
         if (error)
-            w->failed = -EIO; /* I8 */
+            error = qcow2_writer_unsure(w, error);
     }
     if (error)
         qcow2_alloc_undo(w, (qcow2_run){cluster, bytes >> w->map->layout.cluster_bits});
@@ -200,7 +200,7 @@ static int shrink(qcow2_writer *w, uint64_t size)
         return 0;
     /* The image says already that the disk is smaller: a data file that stays as long as it
      * was is no failure of that. */
-    if (file_resize(w->data_fd, size) == 0)
+    if (qcow2_writer_note(w, file_resize(w->data_fd, size)) == 0)
         w->map->layout.data_size = size;
     return 0;
 }

@@ -94,12 +94,20 @@ static void unclaim(qcow2_writer *w, image_change *change)
     pthread_cond_broadcast(&w->changed);
 }
 
-static void change_free(image_change *change)
+static void copies_free(void *copies)
+{
+    g_ptr_array_unref(copies);
+}
+
+/* An op that was abandoned may be reading the copies, whatever became of the others. */
+static void change_free(image_change *change, bool failed)
 {
     if (!change)
         return;
-    if (change->copies)
-        g_ptr_array_unref(change->copies);
+    if (change->copies && failed)
+        io_free_later(change->copies, copies_free);
+    else if (change->copies)
+        copies_free(change->copies);
     g_free(change->places);
     g_free(change);
 }
@@ -282,7 +290,7 @@ static int plan_places(request *r, size_t count)
         qcow2_alloc_undo(w, s.run);
     if (error) {
         undo_hosts(w, r->change);
-        change_free(g_steal_pointer(&r->change));
+        change_free(g_steal_pointer(&r->change), false);
         return error;
     }
     r->change->next = w->changes;
@@ -302,8 +310,9 @@ static int decide(request *r)
             return error;
         if (!qcow2_write_await(r->w, r->offset >> bits, (r->end - 1) >> bits))
             break;
-        if (r->w->failed)
-            return r->w->failed;
+        error = qcow2_writer_check(r->w);
+        if (error)
+            return error;
     }
     return plan_places(r, others);
 }
@@ -465,9 +474,9 @@ static int link_cluster(qcow2_writer *w, const placement *place)
 
 int qcow2_write_finish(qcow2_writer *w, image_change *change, int result)
 {
+    bool ran = result == 0;
     pthread_mutex_lock(&w->map->lock);
-    if (!result)
-        result = w->failed;
+    result = ran ? qcow2_writer_check(w) : qcow2_writer_note(w, result);
     size_t linked = 0;
     while (!result && linked < change->n_places) {
         result = link_cluster(w, &change->places[linked]);
@@ -479,7 +488,7 @@ int qcow2_write_finish(qcow2_writer *w, image_change *change, int result)
     undo_hosts(w, change);
     unclaim(w, change);
     pthread_mutex_unlock(&w->map->lock);
-    change_free(change);
+    change_free(change, !ran);
     return result;
 }
 

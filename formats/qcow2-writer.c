@@ -111,6 +111,41 @@ qcow2_writer *qcow2_writer_new(qcow2_map *map, int fd, int data_fd,
 
 /* ---- Changing ----------------------------------------------------------------------------- */
 
+/* The first thing that ended it stays what ended it. */
+static int writer_end(qcow2_writer *w, int error)
+{
+    int none = 0;
+    atomic_compare_exchange_strong(&w->failed, &none, error);
+    return atomic_load(&w->failed);
+}
+
+static bool writer_hangs(const qcow2_writer *w)
+{
+    return io_abandoned(w->fd) > 0 || (w->external && io_abandoned(w->data_fd) > 0);
+}
+
+int qcow2_writer_check(qcow2_writer *w)
+{
+    int failed = atomic_load(&w->failed);
+    return !failed && writer_hangs(w) ? writer_end(w, -ETIMEDOUT) : failed;
+}
+
+int qcow2_writer_note(qcow2_writer *w, int error)
+{
+    if (!error || (error != -ETIMEDOUT && !writer_hangs(w)))
+        return error;
+    writer_end(w, -ETIMEDOUT);
+    return -ETIMEDOUT;
+}
+
+int qcow2_writer_unsure(qcow2_writer *w, int error)
+{
+    error = qcow2_writer_note(w, error);
+    if (error != -ETIMEDOUT)
+        writer_end(w, -EIO);
+    return error;
+}
+
 /* The sync of what it says of bitmaps comes with one of the header's. I8: whether the header
  * is on disk is not known when that failed. */
 static int start_header(qcow2_writer *w)
@@ -123,14 +158,13 @@ static int start_header(qcow2_writer *w)
         error = qcow2_update_incompatible(w->fd, QCOW2_INCOMPAT_DIRTY, 0);
     if (!error && !unknown && !w->lazy && (w->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
         error = file_sync(w->fd);
-    if (error)
-        w->failed = -EIO;
-    return error;
+    return error ? qcow2_writer_unsure(w, error) : 0;
 }
 
 static int start(qcow2_writer *w)
 {
-    int error = qcow2_bitmaps_disown(w->fd, &w->header, &w->map->layout);
+    int error =
+        qcow2_writer_note(w, qcow2_bitmaps_disown(w->fd, &w->header, &w->map->layout));
     if (!error)
         error = start_header(w);
     w->started = !error;
@@ -208,7 +242,7 @@ int qcow2_writer_enter(qcow2_writer *w)
         pthread_mutex_lock(&w->map->lock);
     }
     if (!error)
-        error = w->failed;
+        error = qcow2_writer_check(w);
     if (!error && !w->started)
         error = start(w);
     if (error)
@@ -237,7 +271,7 @@ static bool anything_waits(const qcow2_writer *w)
 /* A flush frees what was unlinked, which makes refcounts dirty again: another follows. */
 static int write_everything(qcow2_writer *w)
 {
-    int error = w->failed;
+    int error = qcow2_writer_check(w);
     for (bool held = w->held->len > 0; !error && (anything_waits(w) || held);
          held = w->held->len > 0) {
         w->write_refcounts = true;
@@ -256,7 +290,7 @@ static void finish(qcow2_writer *w)
     uint64_t used = w->fresh_from << layout->cluster_bits;
     int error = write_everything(w);
     if (!error && w->lazy)
-        qcow2_update_incompatible(w->fd, 0, QCOW2_INCOMPAT_DIRTY);
+        error = qcow2_update_incompatible(w->fd, 0, QCOW2_INCOMPAT_DIRTY);
     if (!error && !w->fd_is_device && layout->file_size > used)
         file_resize(w->fd, used);
 }

@@ -125,8 +125,10 @@ typedef struct qcow2_writer {
     qcow2_decoder *decoder; /* set by the driver, as are these three */
 
     qcow2_refcounts refcounts;
-    bool started;        /* the header says what the first change must say */
-    int failed;          /* what every later call returns: a sync failed, or corrupt */
+    bool started; /* the header says what the first change must say */
+    atomic_int
+        failed; /* what every later call returns, for ever: a sync failed, something
+                            was abandoned (-ETIMEDOUT), or corrupt */
     uint64_t fresh_from; /* clusters from here on were never used: they read as zero */
     uint64_t data_fresh; /* the same in the data file, an offset */
     uint64_t scan_at;    /* none before this is free but those of free_runs */
@@ -157,6 +159,13 @@ void qcow2_writer_free(qcow2_writer *w);
  * if a lot waits for it. Before the first change, marks in the header what will not be
  * current any more, and the image as dirty if its refcounts are written lazily. */
 int qcow2_writer_enter(qcow2_writer *w);
+/* What ended it, or -ETIMEDOUT while something is abandoned; else 0. Needs no lock. */
+int qcow2_writer_check(qcow2_writer *w);
+/* What became of a call on its files, with the lock or without: I9. Returns -ETIMEDOUT if
+ * something was abandoned, else `error`. */
+int qcow2_writer_note(qcow2_writer *w, int error);
+/* The same where a sync failed, or may have: I8. */
+int qcow2_writer_unsure(qcow2_writer *w, int error);
 /* Under the lock. The image contradicts itself: marks it so, refuses everything from now
  * on. Returns -EIO. */
 int qcow2_writer_corrupt(qcow2_writer *w);

@@ -128,7 +128,7 @@ static void unlink_external(qcow2_writer *w, uint64_t guest, bool whole, GArray 
     if (guest >= end)
         return;
     if (!whole) {
-        file_punch(w->data_fd, guest, end - guest);
+        qcow2_writer_note(w, file_punch(w->data_fd, guest, end - guest));
     } else if (last && last->end == guest) {
         last->end = end;
     } else {
@@ -138,11 +138,11 @@ static void unlink_external(qcow2_writer *w, uint64_t guest, bool whole, GArray 
 }
 
 /* Without the lock. Where it is not possible the file just keeps the space. */
-static void punch_all(const qcow2_writer *w, GArray *punches)
+static void punch_all(qcow2_writer *w, GArray *punches)
 {
     for (guint i = 0; i < punches->len; i++) {
         const punch *p = &g_array_index(punches, punch, i);
-        if (file_punch(w->data_fd, p->start, p->end - p->start))
+        if (qcow2_writer_note(w, file_punch(w->data_fd, p->start, p->end - p->start)))
             break;
     }
     g_array_set_size(punches, 0);
@@ -216,7 +216,7 @@ static int zero_chunk(qcow2_writer *w, uint64_t *at, uint64_t end, qcow2_zero_mo
         uint64_t cluster = *at >> layout->cluster_bits;
         uint64_t guest = cluster << layout->cluster_bits;
         qcow2_write_await(w, cluster, cluster);
-        int error = w->failed;
+        int error = qcow2_writer_check(w);
         if (!error)
             error = zero_cluster(w, guest, mask_of(w, guest, *at, end), mode, punches);
         if (error)
@@ -267,7 +267,9 @@ int qcow2_zero_data_file(qcow2_writer *w, uint64_t offset, uint64_t end,
         return 0;
     error = mode == QCOW2_ZERO_KEEP ? file_allocate_zero(w->data_fd, offset, end - offset)
                                     : file_punch(w->data_fd, offset, end - offset);
-    return error == -ENOTSUP ? file_zero(w->data_fd, offset, end - offset) : error;
+    if (error == -ENOTSUP)
+        error = file_zero(w->data_fd, offset, end - offset);
+    return qcow2_writer_note(w, error);
 }
 
 int qcow2_zero_range(qcow2_writer *w, uint64_t offset, uint64_t length,

@@ -45,11 +45,17 @@ static void qcow2_close(image *im)
     qcow2_decoder_free(q->decoder);
     qcow2_map_free(q->map);
     qcow2_header_clear(&q->header);
-    if (q->data_fd >= 0 && q->data_fd != q->fd)
-        close(q->data_fd);
-    close(q->fd);
+    if (q->data_fd != q->fd)
+        file_close(q->data_fd);
+    file_close(q->fd);
     g_free(q->base.filename);
     g_free(q);
+}
+
+static unsigned qcow2_abandoned(const image *im)
+{
+    const qcow2_image *q = (const qcow2_image *)im;
+    return io_abandoned(q->fd) + (q->data_fd != q->fd ? io_abandoned(q->data_fd) : 0);
 }
 
 static int read_extent(qcow2_image *q, const qcow2_extent *extent, void *buf,
@@ -167,7 +173,9 @@ static int qcow2_image_mark(image *im, const qcow2_mark *mark)
 {
     qcow2_writer *w = from_image(im)->writer;
     pthread_mutex_lock(&w->map->lock);
-    int error = w->failed ? w->failed : qcow2_mark_write(w->fd, mark);
+    int error = qcow2_writer_check(w);
+    if (!error)
+        error = qcow2_writer_note(w, qcow2_mark_write(w->fd, mark));
     pthread_mutex_unlock(&w->map->lock);
     return error;
 }
@@ -235,6 +243,7 @@ static const image_driver qcow2_driver = {
     .close = qcow2_close,
     .read = qcow2_read,
     .map = qcow2_image_map,
+    .abandoned = qcow2_abandoned,
 };
 
 static const image_driver qcow2_writable_driver = {
@@ -250,6 +259,7 @@ static const image_driver qcow2_writable_driver = {
     .resize = qcow2_resize_image,
     .flush_step = qcow2_image_flush,
     .allocated = qcow2_allocated,
+    .abandoned = qcow2_abandoned,
     .write_mark = qcow2_image_mark,
 };
 
