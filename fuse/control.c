@@ -184,10 +184,10 @@ control *control_start(const daemon_context *daemon, void (*on_quit)(void *opaqu
     return c;
 }
 
-void control_stop(control *c)
+bool control_stop(control *c, gint64 patience_us)
 {
-    if (!c)
-        return;
-    qmp_server_stop(c->server);
+    if (c && !qmp_server_stop(c->server, patience_us))
+        return false;
     g_free(c);
+    return true;
 }

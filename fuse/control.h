@@ -20,8 +20,10 @@ typedef struct control control;
  * ask for the end and return. */
 control *control_start(const daemon_context *daemon, void (*on_quit)(void *opaque),
                        void *opaque, GError **error);
-/* Disconnects all clients, joins the threads, removes the socket. NULL is allowed. */
-void control_stop(control *c);
+/* Disconnects all clients, joins the threads, removes the socket. False: after `patience_us` a
+ * command is still running; what it uses has to remain, and this can be called again. NULL is
+ * allowed. */
+bool control_stop(control *c, gint64 patience_us);
 
 /* Client: connects, negotiates, runs one command. *ret_return is the "return" member (a new
  * reference). `arguments` is borrowed, may be NULL. Errors: the server's desc as it is. */

@@ -16,6 +16,7 @@
  */
 #include "fuse/qmp.h"
 #include "fuse/qmp-stream.h"
+#include "fuse/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -59,7 +60,8 @@ struct qmp_server {
     dev_t dev; /* of the socket's name: only our own is removed */
     ino_t ino;
     int listener, wake; /* wake: an eventfd that makes the loop look around */
-    GThread *loop, *workers[QMP_WORKERS];
+    pthread_t threads[1 + QMP_WORKERS]; /* the loop, the workers */
+    unsigned n_threads, n_joined;
     GPtrArray *clients; /* of qmp_client; this and `paused` are the loop's alone */
     bool paused;        /* no descriptors left: accept again after a while */
 
@@ -102,7 +104,7 @@ static void wake_loop(qmp_server *server)
     (void)!write(server->wake, &one, sizeof one);
 }
 
-static gpointer worker_main(gpointer data)
+static void *worker_main(void *data)
 {
     qmp_server *server = data;
     g_mutex_lock(&server->mutex);
@@ -395,7 +397,7 @@ static void drop_finished(qmp_server *server)
             g_ptr_array_remove_index(server->clients, i);
 }
 
-static gpointer loop_main(gpointer data)
+static void *loop_main(void *data)
 {
     qmp_server *server = data;
     bool serving = true;
@@ -423,15 +425,21 @@ static gpointer loop_main(gpointer data)
 
 /* ---- Start and stop ---------------------------------------------------------------- */
 
-static void start_threads(qmp_server *server)
+static int start_threads(qmp_server *server)
 {
     sigset_t all, before;
     sigfillset(&all); /* signals are for the daemon's own threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    server->loop = g_thread_new("qmp", loop_main, server);
-    for (unsigned i = 0; i < QMP_WORKERS; i++)
-        server->workers[i] = g_thread_new("qmp-worker", worker_main, server);
+    int result = 0;
+    while (result == 0 && server->n_threads < G_N_ELEMENTS(server->threads)) {
+        bool first = server->n_threads == 0;
+        result = thread_start(&server->threads[server->n_threads],
+                              first ? "qmp" : "qmp-worker",
+                              first ? loop_main : worker_main, server);
+        server->n_threads += result == 0;
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
 }
 
 qmp_server *qmp_server_start(const char *path, const qmp_command *commands, size_t n,
@@ -464,8 +472,12 @@ qmp_server *qmp_server_start(const char *path, const qmp_command *commands, size
     g_mutex_init(&server->mutex);
     g_cond_init(&server->work);
     json_object_seed(0); /* before there are threads that could both do it */
-    start_threads(server);
-    return server;
+    int result = start_threads(server);
+    if (result == 0)
+        return server;
+    g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC, "%s: %s", path, g_strerror(-result));
+    qmp_server_stop(server, G_USEC_PER_SEC);
+    return NULL;
 }
 
 static void remove_socket(const qmp_server *server)
@@ -476,19 +488,24 @@ static void remove_socket(const qmp_server *server)
         unlink(server->path);
 }
 
-void qmp_server_stop(qmp_server *server)
+bool qmp_server_stop(qmp_server *server, gint64 patience_us)
 {
     if (!server)
-        return;
+        return true;
     g_mutex_lock(&server->mutex);
     server->stop = true;
     g_cond_broadcast(&server->work);
     wake_loop(server);
     g_mutex_unlock(&server->mutex);
-    g_thread_join(server->loop);
-    for (unsigned i = 0; i < QMP_WORKERS; i++)
-        g_thread_join(server->workers[i]);
+    gint64 until = g_get_monotonic_time() + patience_us;
     remove_socket(server);
+    while (server->n_joined < server->n_threads &&
+           thread_join(server->threads[server->n_joined], until))
+        server->n_joined++;
+    if (server->n_joined > 0) /* the loop, whose they are */
+        g_ptr_array_set_size(server->clients, 0);
+    if (server->n_joined < server->n_threads)
+        return false;
     g_ptr_array_unref(server->clients);
     g_queue_clear_full(&server->waiting, (GDestroyNotify)job_free);
     g_queue_clear_full(&server->done, (GDestroyNotify)job_free);
@@ -498,4 +515,5 @@ void qmp_server_stop(qmp_server *server)
     g_mutex_clear(&server->mutex);
     g_free(server->path);
     g_free(server);
+    return true;
 }

@@ -91,7 +91,9 @@ typedef struct qmp_server qmp_server;
 qmp_server *qmp_server_start(const char *path, const qmp_command *commands, size_t n,
                              void *opaque, GError **error);
 /* Answers that are ready are sent as far as the clients' sockets take them at once. Waits
- * for commands that are running. Removes the socket. NULL is allowed. */
-void qmp_server_stop(qmp_server *server);
+ * for commands that are running, at most `patience_us`. Removes the
+ * socket, and disconnects all clients. False: a command is still running; what it uses has to
+ * remain, and this can be called again. NULL is allowed. */
+bool qmp_server_stop(qmp_server *server, gint64 patience_us);
 
 #endif

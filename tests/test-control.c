@@ -12,7 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define SIZE (1u << 20)
+#define SIZE     (1u << 20)
+#define FOR_EVER (3600 * (gint64)G_USEC_PER_SEC)
 
 typedef struct rig {
     daemon_context context;
@@ -74,7 +75,7 @@ static rig *rig_new(void)
 
 static void rig_free(rig *r)
 {
-    control_stop(r->control);
+    cr_assert(control_stop(r->control, FOR_EVER));
     disk_close(r->context.disks->pdata[0]);
     g_ptr_array_unref(r->context.disks);
     g_ptr_array_unref(r->context.journals);
@@ -361,7 +362,7 @@ Test(control, a_second_daemon_on_the_socket_is_refused)
     g_clear_error(&error);
     json_decref(call(r, "query-version", NULL)); /* the first one is unharmed */
     rig_free(r);
-    control_stop(NULL);
+    cr_assert(control_stop(NULL, 0));
 }
 
 /* ---- The client against servers that misbehave ------------------------------------- */

@@ -119,6 +119,8 @@ Test(qmp_stream, random_bytes_do_no_harm)
 
 /* ---- The server -------------------------------------------------------------------- */
 
+#define FOR_EVER (3600 * (gint64)G_USEC_PER_SEC)
+
 typedef struct gate {
     GMutex mutex;
     GCond changed;
@@ -224,7 +226,7 @@ static void gate_await(rig *r, unsigned inside)
 static void rig_free(rig *r)
 {
     gate_open(r);
-    qmp_server_stop(r->server);
+    cr_assert(qmp_server_stop(r->server, FOR_EVER));
     g_free(r->path);
     g_free(r);
 }
@@ -549,7 +551,7 @@ Test(qmp, stop_disconnects_and_removes_the_socket)
     say(stuck, "{'execute':'wait'}");
     gate_await(r, 1);
     gate_open(r);
-    qmp_server_stop(r->server);
+    cr_assert(qmp_server_stop(r->server, FOR_EVER));
     g_autofree char *last = hear(fd);
     cr_assert_str_eq(last, "");
     struct stat st;
@@ -558,7 +560,23 @@ Test(qmp, stop_disconnects_and_removes_the_socket)
     close(stuck);
     g_free(r->path);
     g_free(r);
-    qmp_server_stop(NULL);
+    cr_assert(qmp_server_stop(NULL, 0));
+}
+
+Test(qmp, R5_stop_does_not_wait_for_a_stuck_command)
+{
+    rig *r = rig_new();
+    int fd = join(r), stuck = join(r);
+    say(stuck, "{'execute':'wait'}");
+    gate_await(r, 1);
+    cr_assert(!qmp_server_stop(r->server, 2 * G_USEC_PER_SEC));
+    g_autofree char *last = hear(fd);
+    cr_assert_str_eq(last, "");
+    struct stat st;
+    cr_assert_eq(lstat(r->path, &st), -1);
+    close(fd);
+    close(stuck);
+    rig_free(r);
 }
 
 /* ---- Sockets ----------------------------------------------------------------------- */
