@@ -9,6 +9,15 @@
  * Built in this order, taken down in the reverse one, whatever step fails: state
  * directory, journals, disks, control socket, mount, signal thread.
  *
+ * The end waits for nothing for ever (R5). What the disks do has deadlines. A request or a
+ * command that does not end in spite of them is left behind when nothing else has ended for
+ * some time: then the disks are flushed, but nothing is freed and no disk is closed, and so
+ * the next mount finds what it finds after a crash (W6). The last deed is the verdict
+ * (verdict.h). Where a replica hangs, or something was left behind, the process ends without
+ * its libraries' last words; the kernel may keep what is left of it, with the hung file's
+ * lock, until the file answers. By then it has let go of the mount, the socket, the state
+ * directory and the other replicas.
+ *
  * Signals are blocked in all threads, so that each helper process and thread started on
  * the way inherits that (a terminal's ^C goes to the helpers too, and must not end them
  * before we are done), and are taken by one thread with sigwait: HUP reopens the journals,
@@ -21,6 +30,7 @@
 #include "fuse/mount.h"
 #include "fuse/mountpoint.h"
 #include "fuse/tree.h"
+#include "fuse/verdict.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -80,6 +90,7 @@ static bool open_state_dir(daemon_state *s, GError **error)
     int fd = open(s->context.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) {
         s->state_fd = fd;
+        verdict_remove(s->context.state_dir);
         return check_outside(s, "state directory", s->context.state_dir, error) &&
                check_outside(s, "control socket", s->context.socket_path, error);
     }
@@ -185,28 +196,57 @@ static bool open_all(daemon_state *s, GError **error)
     return s->mount != NULL;
 }
 
-/* 0, or what the last flush of a disk returned. */
-static int close_all(daemon_state *s, bool served)
+/* What requests and commands may still use stays as it is if there are any left. */
+static bool stop_requests(daemon_state *s)
 {
-    int result = 0;
-    mount_free(s->mount);
-    control_stop(s->control);
+    gint64 patience = mount_patience_ms(s->context.config) * G_TIME_SPAN_MILLISECOND;
+    bool served = s->mount && mount_stuck(s->mount) > 0;
+    bool stopped = control_stop(s->control, patience) && !served;
+    if (stopped)
+        mount_free(s->mount);
+    return stopped;
+}
+
+static void close_disks(const daemon_state *s, verdict *v, bool stuck)
+{
     for (unsigned i = 0; i < s->context.disks->len; i++) {
-        int closed = disk_close(s->context.disks->pdata[i]);
-        result = result ? result : closed;
+        disk *d = s->context.disks->pdata[i];
+        verdict_add_disk(v, d, disk_flush(d));
+        if (!stuck)
+            verdict_set_closed(v, disk_close(d));
     }
-    for (unsigned i = 0; i < s->context.journals->len; i++)
-        journal_close(s->context.journals->pdata[i]);
-    if (!served)
-        remove_empty_journals(s);
-    if (s->state_fd >= 0)
-        close(s->state_fd);
+}
+
+static void free_all(daemon_state *s)
+{
     g_ptr_array_unref(s->context.disks);
     g_ptr_array_unref(s->context.journals);
     g_free(s->context.state_dir);
     g_free(s->context.socket_path);
     g_free(s->mountpoint);
-    return result;
+}
+
+/* *ret_result: 0, or what the last flush of a disk returned. False: what is left of the process
+ * is better not touched. */
+static bool close_all(daemon_state *s, bool served, int *ret_result)
+{
+    bool stuck = !stop_requests(s);
+    verdict *v = verdict_new();
+    close_disks(s, v, stuck);
+    for (unsigned i = 0; !stuck && i < s->context.journals->len; i++)
+        journal_close(s->context.journals->pdata[i]);
+    if (!served)
+        remove_empty_journals(s);
+    else
+        verdict_write(v, s->context.state_dir, stuck);
+    if (s->state_fd >= 0)
+        close(s->state_fd);
+    bool clean = !stuck && !verdict_hangs(v);
+    *ret_result = verdict_error(v);
+    verdict_free(v);
+    if (clean)
+        free_all(s);
+    return clean;
 }
 
 /* ---- Serving ------------------------------------------------------------------------ */
@@ -341,14 +381,18 @@ static int run(const mount_config *config, int ready_fd, const GArray *inherited
             kill(getpid(), SIGTERM);
         result = serve(&s);
     }
-    int closed = close_all(&s, opened);
+    int closed = 0;
+    bool clean = close_all(&s, opened, &closed);
     if (result < 0)
         cli_error("serving %s: %s", config->mountpoint, g_strerror(-result));
     if (closed < 0)
         cli_error("the last flush failed: %s", g_strerror(-closed));
-    if (misused)
-        return CLI_USAGE;
-    return opened && result == 0 && closed == 0 ? CLI_OK : CLI_FAILED;
+    int code = opened && result == 0 && closed == 0 ? CLI_OK : CLI_FAILED;
+    if (!clean) {
+        fflush(NULL);
+        _exit(code);
+    }
+    return misused ? CLI_USAGE : code;
 }
 
 /* ---- Going into the background ------------------------------------------------------ */

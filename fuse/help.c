@@ -60,8 +60,9 @@ static const char umount_text[] =
     "usage: quorumfs umount [--wait] MOUNTPOINT\n"
     "\n"
     "Returns when everything is flushed and closed and the daemon has ended.\n"
-    "  --wait    if the mount is busy, wait until it is not\n"
-    "Exit: 0; 1 usage; 32 could not unmount.\n";
+    "  --wait    if the mount is busy, wait until it is not; print how each replica "
+    "ended\n"
+    "Exit: 0; 1 usage; 32 could not unmount, or not everything is known to be flushed.\n";
 
 static const char status_text[] =
     "usage: quorumfs status MOUNTPOINT [DISK] [--json|--prometheus]\n"

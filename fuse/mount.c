@@ -36,9 +36,9 @@
 
 /* A replica that hangs is waited for once in a request, but twice in one that begins with
  * another's time-out; the rest is for slow machines. */
-#define STALL_MS(timeout_ms) (2 * (timeout_ms) + 5000)
-#define TIMEOUT_DEFAULT_MS   30000u
-#define LOOK_EVERY           (100 * G_TIME_SPAN_MILLISECOND)
+#define PATIENCE_MS(timeout_ms) (2 * (timeout_ms) + 5000)
+#define TIMEOUT_DEFAULT_MS      30000u
+#define LOOK_EVERY              (100 * G_TIME_SPAN_MILLISECOND)
 
 struct mount_session {
     ops_context ops; /* libfuse's user data */
@@ -46,7 +46,7 @@ struct mount_session {
     char *mountpoint;
     int id; /* of the mount, in the kernel's table */
     loop *loop;
-    unsigned stall_ms;
+    unsigned patience_ms;
     bool unmounted; /* by mount_end; its thread's */
     bool abandoned; /* a thread of mount_end's may still look at all of this; atomic */
 
@@ -245,7 +245,7 @@ static bool attach(mount_session *m, GError **error)
                               .request_max = DISK_REQUEST_MAX,
                               .threads = m->config->single_thread ? 1 : THREADS_MAX,
                               .spares = m->config->single_thread ? 0 : THREADS_SPARE,
-                              .stall_ms = m->stall_ms,
+                              .stall_ms = m->patience_ms,
                           });
     mountpoint_info info = {0};
     if (mountpoint_find(m->mountpoint, &info))
@@ -259,7 +259,7 @@ static bool attach(mount_session *m, GError **error)
     return true;
 }
 
-static unsigned longest_timeout(const mount_config *config)
+unsigned mount_patience_ms(const mount_config *config)
 {
     unsigned longest = 0;
     for (unsigned i = 0; i < config->disks->len; i++) {
@@ -270,7 +270,7 @@ static unsigned longest_timeout(const mount_config *config)
             longest = MAX(longest, replica->timeout_ms ? replica->timeout_ms : whole);
         }
     }
-    return MIN(longest, INT_MAX / 4);
+    return PATIENCE_MS(MIN(longest, INT_MAX / 4));
 }
 
 mount_session *mount_attach(const daemon_context *daemon, const char *mountpoint,
@@ -279,7 +279,7 @@ mount_session *mount_attach(const daemon_context *daemon, const char *mountpoint
     mount_session *m = g_new0(mount_session, 1);
     g_mutex_init(&m->lock);
     m->config = daemon->config;
-    m->stall_ms = STALL_MS(longest_timeout(m->config));
+    m->patience_ms = mount_patience_ms(m->config);
     m->mountpoint = g_strdup(mountpoint);
     ops_context_init(&m->ops, tree_new(daemon), daemon->config->cache);
     collect_messages(true);
@@ -341,14 +341,14 @@ static void *end_gently(void *opaque)
 /* False: it is left alone. */
 static bool wait_while_answering(mount_session *m, pthread_t thread)
 {
-    gint64 stall = m->stall_ms * G_TIME_SPAN_MILLISECOND;
-    gint64 now = g_get_monotonic_time(), until = now + stall;
+    gint64 patience = m->patience_ms * G_TIME_SPAN_MILLISECOND;
+    gint64 now = g_get_monotonic_time(), until = now + patience;
     uint64_t before = loop_progress(m->loop);
     while (!thread_join(thread, now + LOOK_EVERY)) {
         now = g_get_monotonic_time();
         uint64_t progress = loop_progress(m->loop);
         if (progress != before)
-            until = now + stall;
+            until = now + patience;
         before = progress;
         if (now < until)
             continue;

@@ -17,6 +17,9 @@ typedef struct mount_session mount_session;
 mount_session *mount_attach(const daemon_context *daemon, const char *mountpoint,
                             GError **error);
 
+/* When something is to end, and nothing has for so long, it is given up. */
+unsigned mount_patience_ms(const mount_config *config);
+
 /* Serves until it is unmounted, whoever does that, or mount_end is called. 0 or -errno. */
 int mount_serve(mount_session *m);
 /* After mount_serve: how many requests are still under way, because they did not end while

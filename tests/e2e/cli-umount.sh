@@ -1,6 +1,6 @@
 #!/bin/bash
-# umount returns when the daemon has ended; a busy mount is refused or waited for; a dead
-# mount can be undone and mounted again.
+# umount returns when the daemon has ended, and tells how; a busy mount is refused or waited
+# for; a dead mount can be undone and mounted again.
 . "$(dirname "$0")/lib.sh"
 pattern a.raw 2M 1
 cp a.raw b.raw
@@ -32,7 +32,7 @@ exec 9<mnt/disk.img
 exits "a busy mount" 32 "$QUORUMFS" umount mnt
 contains "is refused with a hint" "$err" "umount --wait"
 check "and stays" cmp -s mnt/disk.img a.raw
-"$QUORUMFS" umount --wait mnt 9<&- &
+"$QUORUMFS" umount --wait mnt 9<&- >verdict &
 waiter=$!
 pids+=($waiter)
 # (Its own copy of the descriptor would keep the mount busy.)
@@ -41,6 +41,7 @@ exec 9<&-
 wait $waiter
 equal "and unmounts when it is not busy any more" $? 0
 check "with the daemon ended" eval "! alive $pid"
+equal "and says how each replica ended" "$(cat verdict)" $'disk/a: in sync\ndisk/b: in sync'
 
 mount_it
 pid=$(daemon_pid)
@@ -54,6 +55,36 @@ exits "umount of a dead mount" 0 "$QUORUMFS" umount mnt
 mount_it
 check "it mounts again" cmp -s mnt/disk.img a.raw
 qumount mnt
+
+# Whoever unmounts has to know of a flush that failed.
+mount_it
+# Nothing can be written in its place.
+verdict=$("$QUORUMFS" status --json mnt | jq -r '."state-dir"')/last-end.json
+mkdir "$verdict"
+exits "umount of a daemon that cannot say how it ended" 32 "$QUORUMFS" umount mnt
+contains "says so" "$err" "is not known"
+check "nothing is mounted" eval "! mountpoint -q mnt"
+rmdir "$verdict"
+if command -v nbdkit >/dev/null; then
+    listens() { python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])' "$1"; }
+    cp a.raw c.raw
+    for r in b c; do
+        f=$scratch/$r.raw
+        start nbdkit -f --exit-with-parent -U $r.sock eval get_size="echo 2097152" \
+            pread="dd if='$f' bs=64k skip=\$4 count=\$3 iflag=skip_bytes,count_bytes status=none" \
+            pwrite="dd of='$f' bs=64k seek=\$4 oflag=seek_bytes conv=notrunc status=none" \
+            can_write="exit 0" can_flush="exit 0" flush="echo EIO no >&2; exit 1" 2>nbdkit.log
+        wait_for listens $r.sock
+    done
+    qmount mnt a.raw "nbd+unix:///?socket=$scratch/b.sock" "nbd+unix:///?socket=$scratch/c.sock" || not_ok mount
+    dd if=/dev/urandom of=mnt/disk.img bs=64k count=1 conv=notrunc status=none
+    exits "umount where two of three cannot be flushed" 32 "$QUORUMFS" umount --wait mnt
+    contains "says why" "$err" "disk 'disk': the last flush failed: Input/output error"
+    equal "and what became of each" "$out" $'disk/a: in sync\ndisk/b: failed\ndisk/c: failed'
+    check "nothing is mounted" eval "! mountpoint -q mnt"
+else
+    skip "a flush that fails" "no nbdkit"
+fi
 
 "$QUORUMFS" mount -f -o "state-dir=$scratch/state" a.raw b.raw mnt >foreground.out &
 pid=$!
