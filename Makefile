@@ -77,6 +77,8 @@ DISK_TESTS := $(filter $(BUILD)/tests/test-disk $(BUILD)/tests/test-disk-%,$(TES
 $(DISK_TESTS): LDFLAGS += $(FAULT_WRAP:%=-Wl,--wrap=%)
 $(DISK_TESTS): $(BUILD)/tests/disk-rig.o $(BUILD)/tests/fault.o
 
+$(BUILD)/tests/test-disk-generation: LDFLAGS += -Wl,--wrap=file_sync
+
 # Tests beneath which host files crash and fail on command.
 CRASH_WRAP := file_read_full file_read_exact file_write_full file_sync file_punch \
               file_allocate_zero file_zero file_resize io_list_run
