@@ -91,6 +91,20 @@ static bool policy_add(path_policy *policy, const char *dir, GError **error)
     return true;
 }
 
+path_policy *path_policy_copy(const path_policy *policy)
+{
+    path_policy *copy = path_policy_new();
+    for (unsigned i = 0; i < policy->dirs->len; i++) {
+        const allowed_dir *dir = &g_array_index(policy->dirs, allowed_dir, i);
+        allowed_dir entry = {.fd = fcntl(dir->fd, F_DUPFD_CLOEXEC, 0)};
+        if (entry.fd < 0)
+            continue; /* what lies there is refused, with a message */
+        entry.prefix = g_strdup(dir->prefix);
+        g_array_append_val(copy->dirs, entry);
+    }
+    return copy;
+}
+
 /* The real directory, and the operator's own spelling of it: an image may name its
  * backing file by the path that the operator used too. */
 bool path_policy_add_dir(path_policy *policy, const char *dir, GError **error)

@@ -11,6 +11,7 @@
  * that the operator named, and his allow-dirs. Built once, then only read. */
 typedef struct path_policy path_policy;
 path_policy *path_policy_new(void);
+path_policy *path_policy_copy(const path_policy *policy);
 void path_policy_free(path_policy *policy);
 /* Adds a directory (its real path), e.g. an allow-dir. */
 bool path_policy_add_dir(path_policy *policy, const char *dir, GError **error);
