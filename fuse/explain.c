@@ -47,7 +47,8 @@ static json_t *row_object(const disk_explain_row *row)
     }
     json_object_set_new(object, "kind", json_string(kind_name(row->extent.kind)));
     json_object_set_new(object, "layer", json_integer(row->extent.layer));
-    json_object_set_new(object, "file", text_value(row->layer_file));
+    if (row->layer_file)
+        json_object_set_new(object, "file", text_value(row->layer_file));
     if (row->extent.has_host || row->extent.kind == IMAGE_EXTENT_COMPRESSED)
         json_object_set_new(object, "host-offset",
                             json_integer((json_int_t)row->extent.host_offset));

@@ -117,8 +117,8 @@ static void take_times(tree_node *node)
     struct timespec newest = {0};
     for (unsigned i = 0; i < disk_replica_count(node->disk); i++) {
         struct stat st;
-        const chain_layer *top = chain_get_layer(disk_chain(node->disk, i), 0);
-        if (stat(top->filename, &st) != 0)
+        const char *top = disk_replica_file(node->disk, i);
+        if (!top || stat(top, &st) != 0)
             continue;
         if (st.st_mtim.tv_sec > newest.tv_sec ||
             (st.st_mtim.tv_sec == newest.tv_sec && st.st_mtim.tv_nsec > newest.tv_nsec))

@@ -29,6 +29,14 @@ static char *name_stale(const disk *d)
     return g_string_free(names, FALSE);
 }
 
+static void add_reason(disk *d, const char *why)
+{
+    const char *before = d->degraded_reason;
+    char *reason = before ? g_strdup_printf("%s; %s", before, why) : g_strdup(why);
+    g_free(d->degraded_reason);
+    d->degraded_reason = reason;
+}
+
 static bool refuse(const char *why, const char *hint, GError **error)
 {
     g_set_error(error, DISK_ERROR, DISK_ERROR_STALE, "%s (%s)", why, hint);
@@ -49,7 +57,8 @@ static bool admit_without_quorum(disk *d, bool force, GError **error)
             "all again, copy the good one over the others and mount with "
             "-o state-dir= of a new directory",
             error);
-    d->degraded_reason = g_strdup_printf("%s; what lacks a quorum is EIO", why);
+    add_reason(d, why);
+    add_reason(d, "what lacks a quorum is EIO");
     if (d->writable)
         d->read_only_reason = g_strdup("it lacks a quorum somewhere, and was forced");
     return true;
@@ -61,11 +70,11 @@ static bool admit_few(disk *d, const disk_options *options, unsigned in_sync,
     g_autofree char *stale = name_stale(d);
     g_autofree char *why =
         g_strdup_printf("%u of %u replicas are in sync, min-replicas is %u: %s missed "
-                        "changes, or changed while not mounted",
+                        "changes, changed while not mounted, or cannot be opened",
                         in_sync, d->n, options->min_replicas, stale);
     if (!options->degraded_warn && !options->force)
         return refuse(why, "-o degraded=warn mounts it, and they catch up", error);
-    d->degraded_reason = g_steal_pointer(&why);
+    add_reason(d, why);
     return true;
 }
 

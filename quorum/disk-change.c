@@ -24,6 +24,10 @@
  * a whole where replicas just had no room for their tables: they have lost nothing, and a full
  * file system under all of them must not end the disk; the guest's next flush tries again.
  *
+ * A replica that did not answer in time, or cannot be reached, is out whatever becomes of the
+ * change (R5): nothing is asked of it until it was opened anew (rejoin.c). Where the others
+ * are too few then, reads fail with EIO until it is back and the region was reconciled.
+ *
  * Concurrent changes: one that was not even asked of a replica that is out notes for itself
  * what that one missed, and waits for what others are still recording (await_recorded).
  */
@@ -79,8 +83,23 @@ int disk_change_begin(disk *d, disk_change *ret_change, const char *op, uint64_t
 typedef struct disk_outcome {
     uint64_t moved; /* replicas in another state than before */
     uint64_t missed;
-    replica_state from[VOTE_REPLICAS_MAX]; /* of those that moved */
+    replica_state from[VOTE_REPLICAS_MAX],
+        to[VOTE_REPLICAS_MAX]; /* of those that moved */
 } disk_outcome;
+
+/* Changes the state of replica i; state_lock is held. */
+static void move(disk *d, unsigned i, replica_event event, disk_outcome *outcome)
+{
+    disk_replica *replica = &d->replicas[i];
+    replica_state from = replica->state;
+    if (event == REPLICA_EVENT_FLUSH_FAILED)
+        replica->suspect = true;
+    if (!replica_transition(d, i, event))
+        return;
+    outcome->from[i] = from;
+    outcome->to[i] = replica->state;
+    outcome->moved |= UINT64_C(1) << i;
+}
 
 static uint64_t change_failed(const disk *d, const disk_change *change)
 {
@@ -150,11 +169,10 @@ static int decide(disk *d, const disk_change *change, uint64_t failed,
     for (unsigned i = 0; i < d->n; i++) {
         const disk_replica *replica = &d->replicas[i];
         bool took = disk_has_bit(change->asked & ~failed, i);
-        if (disk_has_bit(losing, i) || fell_between(change, replica, i)) {
-            ret_outcome->from[i] = replica->state;
-            if (replica_transition(d, i, change->event))
-                ret_outcome->moved |= UINT64_C(1) << i;
-        }
+        if (disk_has_bit(failed, i) && disk_is_gone(change->results[i]))
+            move(d, i, REPLICA_EVENT_GONE, ret_outcome);
+        else if (disk_has_bit(losing, i) || fell_between(change, replica, i))
+            move(d, i, change->event, ret_outcome);
         if (took || replica->state == REPLICA_IN_SYNC)
             continue;
         if (r == 0 || !disk_has_bit(change->asked, i)) {
@@ -209,15 +227,77 @@ static void record_moved(disk *d, const disk_change *change, const disk_outcome 
 {
     for (unsigned i = 0; i < d->n; i++)
         if (disk_has_bit(outcome->moved, i))
-            journal_state(
-                d, change, i, disk_has_bit(change->asked, i) ? change->results[i] : 0,
-                outcome->from[i], replica_state_after(outcome->from[i], change->event));
+            journal_state(d, change, i,
+                          disk_has_bit(change->asked, i) ? change->results[i] : 0,
+                          outcome->from[i], outcome->to[i]);
     if (d->journal)
         journal_sync(d->journal);
     g_mutex_lock(&d->state_lock);
     d->unrecorded &= ~outcome->moved;
     g_cond_broadcast(&d->recorded);
     g_mutex_unlock(&d->state_lock);
+    for (unsigned i = 0; i < d->n; i++)
+        if (disk_has_bit(outcome->moved, i))
+            disk_rejoin_start(d, i);
+}
+
+/* Where too few replicas have missed nothing at all of a region, but, as the change succeeded,
+ * enough hold each sector of it, that is recorded for the next open. A region that lies
+ * wholly in a change needs it not: whoever missed the change missed all of it. */
+static bool remember_exactly(disk *d, uint64_t offset)
+{
+    bool added = false;
+    if (!state_is_crowded(d->store, offset))
+        return false;
+    uint64_t region = state_stale_region(d->store), start = offset & ~(region - 1);
+    g_mutex_lock(&d->state_lock);
+    for (unsigned i = 0; i < d->n; i++) {
+        rangeset known = {0};
+        rangeset_add_part(&known, &d->replicas[i].missed, start, start + region);
+        rangeset_add_part(&known, &d->replicas[i].copied, start, start + region);
+        added |= state_set_exact(d->store, i, start, &known);
+        rangeset_clear(&known);
+    }
+    g_mutex_unlock(&d->state_lock);
+    return added;
+}
+
+/* W2: on stable storage before the guest hears of it. 0 or -errno. */
+static int remember(disk *d, const disk_change *change, const disk_outcome *outcome)
+{
+    int result = 0;
+    for (unsigned i = 0; i < d->n && d->session; i++) {
+        int r = 0;
+        if (disk_has_bit(outcome->missed, i) && change->length > 0)
+            r = state_mark_stale(d->store, i, change->offset, change->length);
+        if (r == 0 && disk_has_bit(outcome->moved, i))
+            r = disk_state_record(d, i);
+        result = result ? result : r;
+    }
+    if (outcome->missed != 0 && d->session && change->length > 0) {
+        bool added = remember_exactly(d, change->offset);
+        added |= remember_exactly(d, change->offset + change->length - 1);
+        if (added && result == 0)
+            result = state_settle(d->store);
+    }
+    bool flush = change->event == REPLICA_EVENT_FLUSH_FAILED;
+    return result || !flush || !d->session ? result : state_settle(d->store);
+}
+
+void disk_lose(disk *d, unsigned i, const char *op, int error)
+{
+    disk_change nothing = {
+        .op = op, .asked = UINT64_C(1) << i, .event = REPLICA_EVENT_GONE};
+    disk_outcome outcome = {0};
+    nothing.results[i] = error;
+    g_mutex_lock(&d->state_lock);
+    move(d, i, REPLICA_EVENT_GONE, &outcome);
+    d->unrecorded |= outcome.moved;
+    g_mutex_unlock(&d->state_lock);
+    if (outcome.moved == 0)
+        return;
+    remember(d, &nothing, &outcome);
+    record_moved(d, &nothing, &outcome);
 }
 
 /* One record for each replica that failed; who took the change stands as the winner if
@@ -297,49 +377,6 @@ static uint64_t contenders(const disk *d, const vote_range *range, uint64_t aske
     return 0;
 }
 
-/* Where too few replicas have missed nothing at all of a region, but, as the change succeeded,
- * enough hold each sector of it, that is recorded for the next open. A region that lies
- * wholly in a change needs it not: whoever missed the change missed all of it. */
-static bool remember_exactly(disk *d, uint64_t offset)
-{
-    bool added = false;
-    if (!state_is_crowded(d->store, offset))
-        return false;
-    uint64_t region = state_stale_region(d->store), start = offset & ~(region - 1);
-    g_mutex_lock(&d->state_lock);
-    for (unsigned i = 0; i < d->n; i++) {
-        rangeset known = {0};
-        rangeset_add_part(&known, &d->replicas[i].missed, start, start + region);
-        rangeset_add_part(&known, &d->replicas[i].copied, start, start + region);
-        added |= state_set_exact(d->store, i, start, &known);
-        rangeset_clear(&known);
-    }
-    g_mutex_unlock(&d->state_lock);
-    return added;
-}
-
-/* W2: on stable storage before the guest hears of it. 0 or -errno. */
-static int remember(disk *d, const disk_change *change, const disk_outcome *outcome)
-{
-    int result = 0;
-    for (unsigned i = 0; i < d->n && d->session; i++) {
-        int r = 0;
-        if (disk_has_bit(outcome->missed, i) && change->length > 0)
-            r = state_mark_stale(d->store, i, change->offset, change->length);
-        if (r == 0 && disk_has_bit(outcome->moved, i))
-            r = disk_state_record(d, i);
-        result = result ? result : r;
-    }
-    if (outcome->missed != 0 && d->session && change->length > 0) {
-        bool added = remember_exactly(d, change->offset);
-        added |= remember_exactly(d, change->offset + change->length - 1);
-        if (added && result == 0)
-            result = state_settle(d->store);
-    }
-    bool flush = change->event == REPLICA_EVENT_FLUSH_FAILED;
-    return result || !flush || !d->session ? result : state_settle(d->store);
-}
-
 /* `out` holds what must not win: no vote there any more. */
 static void lose_piece(disk *d, const disk_change *change, uint64_t offset, size_t length,
                        uint64_t out)
@@ -353,10 +390,8 @@ static void lose_piece(disk *d, const disk_change *change, uint64_t offset, size
     for (unsigned i = 0; i < d->n; i++) {
         if (!disk_has_bit(out, i))
             continue;
-        outcome.from[i] = d->replicas[i].state;
         note_missed(d, &piece, i);
-        if (replica_transition(d, i, piece.event))
-            outcome.moved |= UINT64_C(1) << i;
+        move(d, i, piece.event, &outcome);
     }
     d->unrecorded |= outcome.moved;
     g_mutex_unlock(&d->state_lock);
@@ -376,6 +411,7 @@ static bool settle_piece(disk *d, const disk_change *change, uint64_t offset,
     disk_gather(d, disk_thread_get(d->n), asked, offset, length, &reading);
     disk_recover(d, &reading);
     disk_vote(d, &reading, NULL, &verdict);
+    disk_lose_all(d, &reading, change->op);
     for (unsigned i = 0; i < d->n; i++)
         if (reading.sector_errors[i])
             out |= UINT64_C(1) << i;
@@ -424,7 +460,7 @@ static int finish_failed(disk *d, const disk_change *change, uint64_t failed)
     } else {
         await_recorded(d);
     }
-    return r;
+    return disk_is_gone(r) ? -EIO : r; /* what R5 promises */
 }
 
 int disk_change_finish(disk *d, const disk_change *change)

@@ -25,7 +25,8 @@ typedef struct explain_segment {
 
 typedef struct explanation {
     disk *d;
-    explain_segment run; /* the one that grows; length 0: none yet */
+    explain_segment run;                  /* the one that grows; length 0: none yet */
+    const char *files[VOTE_REPLICAS_MAX]; /* of the run's layers, interned; NULL: none */
     EVP_MD_CTX *digests[VOTE_REPLICAS_MAX];
     GArray *rows; /* of disk_explain_row: finished */
 } explanation;
@@ -50,7 +51,7 @@ static void finish_run(explanation *e)
             .extent = run->extents[i],
         };
         row.extent.length = run->length;
-        row.layer_file = chain_get_layer(replica->chain, row.extent.layer)->filename;
+        row.layer_file = e->files[i];
         if (!row.error)
             EVP_DigestFinal_ex(e->digests[i], row.sha256, NULL);
         g_array_append_val(e->rows, row);
@@ -80,6 +81,17 @@ static bool run_goes_on(const explanation *e, const explain_segment *next)
     return true;
 }
 
+/* Under the range lock: the chains may be others when the run is finished. */
+static void name_files(explanation *e)
+{
+    for (unsigned i = 0; i < e->d->n; i++) {
+        const chain *c = e->d->replicas[i].chain;
+        const char *file =
+            c ? chain_get_layer(c, e->run.extents[i].layer)->filename : NULL;
+        e->files[i] = file ? g_intern_string(file) : NULL;
+    }
+}
+
 static void add_segment(explanation *e, const explain_segment *segment,
                         const disk_reading *reading)
 {
@@ -88,6 +100,7 @@ static void add_segment(explanation *e, const explain_segment *segment,
         finish_run(e);
         e->run = *segment;
         e->run.length = 0;
+        name_files(e);
     }
     e->run.length += segment->length;
     for (unsigned i = 0; i < e->d->n; i++) {
@@ -143,12 +156,16 @@ static size_t segment_at(const explanation *e, const disk_reading *reading,
 
     for (unsigned i = 0; i < d->n; i++) {
         chain_extent *extent = &segment->extents[i];
-        if (chain_map(d->replicas[i].chain, reading->offset + at, end - at, extent) < 0)
+        bool asked = disk_has_bit(reading->asked & ~reading->gone, i);
+        disk_wait_for(d, i);
+        if (!asked ||
+            chain_map(d->replicas[i].chain, reading->offset + at, end - at, extent) < 0)
             *extent = (chain_extent){.kind = IMAGE_EXTENT_DATA, .length = end - at};
         uint64_t limit = at + extent->length;
         if (limit < end) /* a sector is never split: it is voted on as one */
             end = MIN(end, (limit + VOTE_SECTOR - 1) & ~(uint64_t)(VOTE_SECTOR - 1));
     }
+    disk_wait_for_ever();
     segment->offset = reading->offset + at;
     segment->length = end - at;
     return (size_t)end;
@@ -166,6 +183,7 @@ static int explain_piece(explanation *e, uint64_t voters, uint64_t offset, size_
     disk_gather(d, disk_thread_get(d->n), voters, offset, length, &reading);
     disk_recover(d, &reading);
     disk_vote(d, &reading, NULL, &verdict);
+    disk_lose_all(d, &reading, "explain");
     for (size_t at = 0; at < reading.length;) {
         at = segment_at(e, &reading, &verdict, &next, at, &segment);
         add_segment(e, &segment, &reading);

@@ -26,6 +26,7 @@ static uint64_t flush_round(disk *d, disk_change *change, uint64_t pending,
     for (unsigned i = 0; i < d->n; i++) {
         if (!disk_has_bit(pending, i))
             continue;
+        disk_wait_for(d, i);
         int r = chain_flush_step(d->replicas[i].chain, &flushes[i], i, list);
         if (r > 0)
             more |= UINT64_C(1) << i;
@@ -33,8 +34,8 @@ static uint64_t flush_round(disk *d, disk_change *change, uint64_t pending,
             change->results[i] = r;
         flushes[i].result = 0;
     }
-    if (list->count > 0)
-        io_list_run(list);
+    disk_wait_for_ever();
+    disk_run_list(d, list);
     for (size_t k = 0; k < list->count; k++) {
         const io_op *op = &list->ops[k];
         if (op->result != 0 && flushes[op->owner].result == 0)

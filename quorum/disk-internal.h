@@ -22,11 +22,16 @@
  *   offline.c       the same for a disk that nobody uses meanwhile
  *   disk-worker.c   the thread that does so
  *   scrub.c         all of the disk is looked at, on a thread of its own
+ *   rejoin.c        a replica that was out is opened anew and comes back
  *   replica.c       states of a replica
  *
  * Who votes on a range is found out after its range lock was taken (disk_voters), so a
  * replica that missed a write to a range is never asked for that range afterwards: the writer
  * notes it before it lets go of the range.
+ *
+ * A replica's chain is there as long as it votes or takes changes anywhere; it is exchanged
+ * only under an exclusive lock of the whole disk. Who looks at one without a range lock
+ * holds attach_lock, which is never held for longer than a look, and asks no replica that is out.
  */
 #ifndef QUORUM_DISK_INTERNAL_H
 #define QUORUM_DISK_INTERNAL_H
@@ -44,16 +49,27 @@ typedef enum replica_event {
     REPLICA_EVENT_OUTVOTED,      /* differs after a change that failed as a whole (W3) */
     REPLICA_EVENT_LOST,          /* its size is not the disk's */
     REPLICA_EVENT_FLUSH_FAILED,
+    REPLICA_EVENT_GONE, /* no answer in time, or no connection (R5) */
     REPLICA_EVENT_RESYNC_BEGINS,
     REPLICA_EVENT_CAUGHT_UP, /* it has missed nothing any more */
     REPLICA_EVENT_RESYNC_STOPS,
+    REPLICA_EVENT_RETURNED, /* opened anew; what it missed is noted */
+    REPLICA_EVENT_REMOVED,  /* by the operator */
+    REPLICA_EVENT_ADDED,    /* by the operator: to be opened, and filled as a whole */
     REPLICA_EVENTS
 } replica_event;
+
+typedef struct disk_worker disk_worker;
+typedef struct rejoin rejoin;
 
 typedef struct disk_replica {
     char *name;
     char *source;
-    chain *chain;
+    replica_options *options; /* to open it anew */
+    unsigned timeout_ms;      /* how long a request waits for it (R5) */
+    chain *chain;             /* NULL: it could not be opened, or was removed */
+    const char *file, *format,
+        *decoder; /* of the top layer, interned; under attach_lock */
     atomic_uint_fast64_t read_errors, write_errors, latency_ns;
     atomic_uint_fast64_t pace_ns; /* pattern_pace */
     /* Under state_lock: */
@@ -62,8 +78,11 @@ typedef struct disk_replica {
     rangeset missed;    /* changes that it did not take: no vote there */
     rangeset copied;    /* was missed, and is not flushed since it was copied */
     uint64_t divergent_bytes;
+    bool suspect;   /* a flush failed since it was opened: what it took may be lost */
+    rejoin *rejoin; /* under rejoin_lock; NULL: it never was out */
+    identity_source
+        *identity; /* at open and close, and its rejoin's; NULL: nothing is remembered */
     /* The worker's: */
-    identity_source *identity;      /* NULL: nothing is remembered */
     _Atomic gint64 resync_after_us; /* not before that, on the monotonic clock */
 } disk_replica;
 
@@ -77,8 +96,6 @@ typedef struct disk_turns {
     unsigned n_waiting, expected;
     gint64 took_us; /* the last one */
 } disk_turns;
-
-typedef struct disk_worker disk_worker;
 
 struct disk {
     char *name;
@@ -98,7 +115,8 @@ struct disk {
     rangelock *range_lock;
 
     atomic_uint_fast64_t size;
-    atomic_uint_fast64_t in_sync, partly; /* written by replica_transition only */
+    /* Written by replica_transition only: */
+    atomic_uint_fast64_t in_sync, partly, removed;
     atomic_uint_fast64_t reads, read_bytes, writes, write_bytes, flushes;
     atomic_uint_fast64_t divergences, quorum_failures;
     atomic_int_fast64_t
@@ -125,6 +143,11 @@ struct disk {
     atomic_int resync_error; /* of the last copy that failed: -errno */
     uint64_t resync_peak;    /* under state_lock: see disk_get_resync_status */
     scrub *scrub;
+
+    GRWLock attach_lock; /* innermost */
+    GMutex rejoin_lock;  /* before state_lock */
+    GCond rejoin_wake;
+    bool closing; /* under rejoin_lock */
 };
 
 #define DISK_COUNT(counter, by)                                                          \
@@ -139,6 +162,12 @@ static inline uint64_t disk_requests(disk *d)
 static inline uint64_t disk_all_replicas(const disk *d)
 {
     return d->n == 64 ? UINT64_MAX : (UINT64_C(1) << d->n) - 1;
+}
+
+/* All that were not removed. */
+static inline uint64_t disk_members(disk *d)
+{
+    return disk_all_replicas(d) & ~atomic_load(&d->removed);
 }
 
 static inline bool disk_has_bit(uint64_t set, unsigned i)
@@ -191,6 +220,7 @@ typedef struct disk_reading {
     vote_ballot ballots[VOTE_REPLICAS_MAX];
     /* Of a replica that failed, -errno or 0 for each sector (disk_recover); else NULL. */
     int *sector_errors[VOTE_REPLICAS_MAX];
+    uint64_t gone; /* those that did not answer: disk_lose_all is due */
 } disk_reading;
 
 /* Takes the range lock for all sectors that the range touches. */
@@ -208,6 +238,13 @@ bool disk_has_range(disk *d, uint64_t offset, uint64_t length);
 void disk_gather(disk *d, disk_thread *thread, uint64_t asked, uint64_t offset,
                  size_t length, disk_reading *ret_reading);
 void disk_reading_clear(disk_reading *reading);
+
+/* How long this thread waits for replica i from now on (R5), and then for ever again: what the disk itself
+ * keeps is not to be given up halfway. */
+void disk_wait_for(const disk *d, unsigned i);
+void disk_wait_for_ever(void);
+/* Runs what the replicas have prepared; each op waits as long as its replica (its owner) may take. */
+void disk_run_list(const disk *d, io_list *list);
 
 /* disk-recover.c: finds out for each replica that failed which sectors it was, and reads
  * the others. */
@@ -330,6 +367,34 @@ void disk_worker_wake(disk *d);
  * without the thread, too. */
 bool disk_worker_step(disk *d);
 void disk_worker_stop(disk *d);
+void disk_worker_free(disk *d); /* nobody wakes it any more */
+
+/* rejoin.c */
+
+/* Whether an error means that the replica is out of reach, and not that it refuses. */
+bool disk_is_gone(int error);
+/* Those are out of reach (R5), and how each of them failed. Journalled; they come back by
+ * themselves. Any lock but state_lock may be held. */
+void disk_lose(disk *d, unsigned i, const char *op, int error);
+void disk_lose_all(disk *d, const disk_reading *reading, const char *op);
+/* Replica i is hung or failed: it is opened anew as soon and as often as that makes sense,
+ * if what it missed can be told. state_lock is not held. */
+void disk_rejoin_start(disk *d, unsigned i);
+/* One try, by whoever alone does this for the replica. It may block as long as the replica hangs. */
+typedef enum rejoin_result {
+    REJOIN_WAITS, /* something that it was asked is still under way */
+    REJOIN_FAILED,
+    REJOIN_BACK,
+} rejoin_result;
+rejoin_result disk_rejoin_try(disk *d, unsigned i, GError **error);
+/* No more threads. False: a thread is stuck in a replica that hangs, and the disk must not be freed. */
+bool disk_rejoin_stop(disk *d);
+
+/* disk-open.c: opens replica i's chain by its options, with O1 to O5. */
+chain *disk_open_chain(const disk *d, unsigned i, const path_policy *policy,
+                       bool writable, GError **error);
+/* Under an exclusive lock of the whole disk. NULL: it has none. Returns the one it had. */
+chain *disk_set_chain(disk *d, unsigned i, chain *c);
 
 /* disk-change.c */
 typedef struct disk_change {

@@ -254,11 +254,12 @@ int disk_judge_recovered(disk *d, disk_thread *thread, disk_reading *reading,
     }
     disk_report_failures(d, reading, "read", action);
     disk_note_repairs(d, reading, &verdict);
+    disk_lose_all(d, reading, "read");
 
     uint64_t winners = verdict.winners & reading->asked;
     disk_verdict_clear(&verdict);
-    if (result < 0)
-        return result;
+    if (result < 0) /* R5 promises EIO */
+        return disk_is_gone(result) ? -EIO : result;
     if (winners) {
         *ret_data = reading->ballots[__builtin_ctzll(winners)].data;
     } else {

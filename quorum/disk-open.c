@@ -11,6 +11,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* How long closing a replica that hung is waited for. */
+#define CLOSE_US (2 * G_USEC_PER_SEC)
+
 GQuark disk_error_quark(void)
 {
     return g_quark_from_static_string("quorumfs-disk-error");
@@ -33,6 +36,17 @@ void replica_options_free(replica_options *options)
     g_free(options->format);
     g_free(options->password_file);
     g_free(options);
+}
+
+replica_options *replica_options_copy(const replica_options *options)
+{
+    replica_options *copy = g_memdup2(options, sizeof *options);
+    copy->name = g_strdup(options->name);
+    copy->source = g_strdup(options->source);
+    copy->path = g_strdup(options->path);
+    copy->format = g_strdup(options->format);
+    copy->password_file = g_strdup(options->password_file);
+    return copy;
 }
 
 static void replica_options_destroy(void *options)
@@ -122,40 +136,37 @@ static bool check_options(const disk_options *options, GError **error)
     return check_repairs(options, error) && disk_pattern_check(options, error);
 }
 
-static path_policy *make_policy(const disk_options *options, GError **error)
+/* A directory that cannot be found now makes its replica fail to open, which says why. */
+static path_policy *make_policy(const disk *d, const disk_options *options,
+                                GError **error)
 {
     path_policy *policy = path_policy_new();
-    for (unsigned i = 0; i < options->replicas->len; i++) {
-        const replica_options *replica = nth(options, i);
-        if (!chain_is_remote(replica->path) &&
-            !path_policy_add_image(policy, replica->path, error)) {
-            g_prefix_error(error, "replica '%s': ", replica->name);
-            goto fail;
-        }
+    for (unsigned i = 0; i < d->n; i++) {
+        const char *path = nth(options, i)->path;
+        if (!chain_is_remote(path))
+            path_policy_add_image(policy, path, NULL);
     }
     for (unsigned i = 0; i < options->allow_dirs->len; i++)
         if (!path_policy_add_dir(policy, g_ptr_array_index(options->allow_dirs, i),
-                                 error))
-            goto fail;
+                                 error)) {
+            path_policy_free(policy);
+            return NULL;
+        }
     return policy;
-fail:
-    path_policy_free(policy);
-    return NULL;
 }
 
-static chain *open_chain(const disk *d, const disk_options *options, unsigned i,
-                         bool writable, GError **error)
+chain *disk_open_chain(const disk *d, unsigned i, const path_policy *policy,
+                       bool writable, GError **error)
 {
-    const replica_options *replica = nth(options, i);
+    const replica_options *replica = d->replicas[i].options;
     chain_options wanted = {
         .path = replica->path,
         .format = replica->format,
-        .decoder =
-            replica->decoder < 0 ? options->decoder : (chain_decoder)replica->decoder,
+        .decoder = (chain_decoder)replica->decoder,
         .writable = writable,
         .password_file = replica->password_file,
-        .timeout_ms = replica->timeout_ms ? replica->timeout_ms : options->timeout_ms,
-        .policy = d->policy,
+        .timeout_ms = replica->timeout_ms,
+        .policy = policy,
     };
     chain *c = chain_open(&wanted, error);
     if (!c)
@@ -163,17 +174,33 @@ static chain *open_chain(const disk *d, const disk_options *options, unsigned i,
     return c;
 }
 
+chain *disk_set_chain(disk *d, unsigned i, chain *c)
+{
+    disk_replica *replica = &d->replicas[i];
+    g_rw_lock_writer_lock(&d->attach_lock);
+    chain *old = replica->chain;
+    replica->chain = c;
+    if (c) {
+        replica->file = g_intern_string(chain_get_layer(c, 0)->filename);
+        replica->format = g_intern_string(chain_get_layer(c, 0)->format);
+        replica->decoder = g_intern_string(chain_get_layer(c, 0)->decoder);
+    }
+    g_rw_lock_writer_unlock(&d->attach_lock);
+    return old;
+}
+
 /* Without this, every replica that can be written keeps a writer's lock for nothing. */
-static bool reopen_read_only(disk *d, const disk_options *options, GError **error)
+static bool reopen_read_only(disk *d, GError **error)
 {
     d->writable = false;
     for (unsigned i = 0; i < d->n; i++) {
-        if (!chain_writable(d->replicas[i].chain))
+        if (!d->replicas[i].chain || !chain_writable(d->replicas[i].chain))
             continue;
-        g_clear_pointer(&d->replicas[i].chain, chain_close);
-        d->replicas[i].chain = open_chain(d, options, i, false, error);
-        if (!d->replicas[i].chain)
+        chain_close(disk_set_chain(d, i, NULL));
+        chain *c = disk_open_chain(d, i, d->policy, false, error);
+        if (!c)
             return false;
+        disk_set_chain(d, i, c);
     }
     return true;
 }
@@ -186,40 +213,71 @@ static void set_read_only_reason(disk *d, unsigned i, const char *reason)
             g_strdup_printf("replica '%s': %s", d->replicas[i].name, reason);
 }
 
+/* It is left out: the others are enough, and the operator wants that. */
+static void leave_out(disk *d, unsigned i, const GError *why)
+{
+    const char *before = d->degraded_reason;
+    char *reason =
+        g_strdup_printf("%s%s%s", before ? before : "", before ? "; " : "", why->message);
+    g_free(d->degraded_reason);
+    d->degraded_reason = reason;
+    g_mutex_lock(&d->state_lock);
+    replica_transition(d, i, REPLICA_EVENT_LOST);
+    g_mutex_unlock(&d->state_lock);
+}
+
 static bool open_chains(disk *d, const disk_options *options, GError **error)
 {
     bool all_writable = true;
+    unsigned opened = 0;
+    g_autoptr(GError) first = NULL;
     for (unsigned i = 0; i < d->n; i++) {
-        disk_replica *replica = &d->replicas[i];
-        replica->chain = open_chain(d, options, i, !options->read_only, error);
-        if (!replica->chain)
-            return false;
-        if (options->read_only || chain_writable(replica->chain))
+        g_autoptr(GError) why = NULL;
+        chain *c = disk_open_chain(d, i, d->policy, !options->read_only, &why);
+        if (!c) {
+            leave_out(d, i, why);
+            if (!first)
+                first = g_steal_pointer(&why);
+            if (!options->degraded_warn)
+                break;
             continue;
-        set_read_only_reason(d, i, chain_read_only_reason(replica->chain));
+        }
+        opened++;
+        disk_set_chain(d, i, c);
+        if (options->read_only || chain_writable(c))
+            continue;
+        set_read_only_reason(d, i, chain_read_only_reason(c));
         all_writable = false;
     }
+    if (first && (opened < d->threshold || !options->degraded_warn)) {
+        g_propagate_error(error, g_steal_pointer(&first));
+        return false;
+    }
     d->writable = !options->read_only && all_writable;
-    return all_writable || reopen_read_only(d, options, error);
+    return all_writable || reopen_read_only(d, error);
 }
 
 static bool check_chains(disk *d, GError **error)
 {
-    g_autofree chain **chains = g_new(chain *, d->n);
-    for (unsigned i = 0; i < d->n; i++)
-        chains[i] = d->replicas[i].chain;
-    if (!chain_check_distinct(chains, d->n, error))
+    chain *chains[VOTE_REPLICAS_MAX] = {0};
+    const char *names[VOTE_REPLICAS_MAX];
+    unsigned n = 0;
+    for (unsigned i = 0; i < d->n; i++) {
+        names[n] = d->replicas[i].name;
+        chains[n] = d->replicas[i].chain;
+        n += chains[n] != NULL;
+    }
+    if (!chain_check_distinct(chains, n, error))
         return false;
     uint64_t size = chain_size(chains[0]);
-    for (unsigned i = 1; i < d->n; i++) {
+    for (unsigned i = 1; i < n; i++) {
         if (chain_size(chains[i]) == size)
             continue;
         g_set_error(error, DISK_ERROR, DISK_ERROR_SIZES,
                     "replica '%s': has %" G_GUINT64_FORMAT
                     " bytes where replica '%s' has %" G_GUINT64_FORMAT
                     " (all must be equal; see 'qemu-img resize')",
-                    d->replicas[i].name, chain_size(chains[i]), d->replicas[0].name,
-                    size);
+                    names[i], chain_size(chains[i]), names[0], size);
         return false;
     }
     atomic_init(&d->size, size);
@@ -228,16 +286,32 @@ static bool check_chains(disk *d, GError **error)
 
 /* A replica that cannot be made ready, say because its refcounts are beyond repair, can be
  * read all the same. */
-static bool begin_writing(disk *d, const disk_options *options, GError **error)
+static bool begin_writing(disk *d, GError **error)
 {
     for (unsigned i = 0; d->writable && i < d->n; i++) {
         g_autoptr(GError) refused = NULL;
-        if (chain_begin_writing(d->replicas[i].chain, &refused))
+        chain *c = d->replicas[i].chain;
+        if (!c || chain_begin_writing(c, &refused))
             continue;
         set_read_only_reason(d, i, refused->message);
-        return reopen_read_only(d, options, error) && check_chains(d, error);
+        return reopen_read_only(d, error) && check_chains(d, error);
     }
     return true;
+}
+
+static void replica_init(disk_replica *replica, const disk_options *options, unsigned i)
+{
+    replica_options *copy = replica_options_copy(nth(options, i));
+    if (copy->decoder < 0)
+        copy->decoder = (int)options->decoder;
+    if (!copy->timeout_ms)
+        copy->timeout_ms = options->timeout_ms;
+    replica->name = g_strdup(copy->name);
+    replica->source = g_strdup(copy->source);
+    replica->options = copy;
+    replica->timeout_ms = copy->timeout_ms ? copy->timeout_ms : DISK_TIMEOUT_DEFAULT_MS;
+    replica->format = copy->format ? g_intern_string(copy->format) : "";
+    replica->decoder = "";
 }
 
 static disk *disk_new(const disk_options *options, journal *records)
@@ -259,20 +333,76 @@ static disk *disk_new(const disk_options *options, journal *records)
     g_mutex_init(&d->flush_turns.lock);
     g_cond_init(&d->flush_turns.gathered);
     g_mutex_init(&d->mark_lock);
+    g_rw_lock_init(&d->attach_lock);
+    g_mutex_init(&d->rejoin_lock);
+    g_cond_init(&d->rejoin_wake);
     d->replicas = g_new0(disk_replica, d->n);
-    for (unsigned i = 0; i < d->n; i++) {
-        d->replicas[i].name = g_strdup(nth(options, i)->name);
-        d->replicas[i].source = g_strdup(nth(options, i)->source);
-    }
+    for (unsigned i = 0; i < d->n; i++)
+        replica_init(&d->replicas[i], options, i);
     atomic_init(&d->in_sync, disk_all_replicas(d));
     atomic_init(&d->partly, 0);
+    atomic_init(&d->removed, 0);
     return d;
+}
+
+/* What hangs stays as it is until the process ends; reachable, so that nobody takes it for lost. */
+static void leave_behind(void *hanging)
+{
+    static GMutex lock;
+    static GSList *left;
+    g_mutex_lock(&lock);
+    left = g_slist_prepend(left, hanging);
+    g_mutex_unlock(&lock);
+}
+
+typedef struct closing {
+    chain *chain;
+    GMutex lock;
+    GCond done;
+    bool closed; /* under lock */
+} closing;
+
+static void *close_apart(void *opaque)
+{
+    closing *c = opaque;
+    chain_close(c->chain);
+    g_mutex_lock(&c->lock);
+    c->closed = true;
+    g_cond_signal(&c->done);
+    g_mutex_unlock(&c->lock);
+    return NULL;
+}
+
+/* To close a file may take as long as it hangs; so long nobody waits (R5). */
+static void close_hung(chain *hung)
+{
+    closing *c = g_new0(closing, 1);
+    gint64 until = g_get_monotonic_time() + CLOSE_US;
+    c->chain = hung;
+    GThread *thread = g_thread_new("close", close_apart, c);
+    g_mutex_lock(&c->lock);
+    while (!c->closed && g_cond_wait_until(&c->done, &c->lock, until))
+        ;
+    bool closed = c->closed;
+    g_mutex_unlock(&c->lock);
+    if (closed) {
+        g_thread_join(thread);
+        g_free(c);
+    } else {
+        g_thread_unref(thread);
+        leave_behind(c);
+    }
 }
 
 static void close_chains(disk *d)
 {
-    for (unsigned i = 0; i < d->n; i++)
-        g_clear_pointer(&d->replicas[i].chain, chain_close);
+    for (unsigned i = 0; i < d->n; i++) {
+        chain *c = disk_set_chain(d, i, NULL);
+        if (c && d->replicas[i].state == REPLICA_HUNG)
+            close_hung(c);
+        else
+            chain_close(c);
+    }
 }
 
 static void disk_free(disk *d, bool flushed)
@@ -280,11 +410,13 @@ static void disk_free(disk *d, bool flushed)
     bool marked = flushed && disk_mark_end(d);
     close_chains(d);
     disk_state_close(d, marked);
+    disk_worker_free(d);
     for (unsigned i = 0; i < d->n; i++) {
         disk_replica *replica = &d->replicas[i];
         rangeset_clear(&replica->differing);
         rangeset_clear(&replica->missed);
         rangeset_clear(&replica->copied);
+        replica_options_free(replica->options);
         g_free(replica->name);
         g_free(replica->source);
     }
@@ -301,6 +433,9 @@ static void disk_free(disk *d, bool flushed)
     g_mutex_clear(&d->flush_turns.lock);
     g_cond_clear(&d->flush_turns.gathered);
     g_mutex_clear(&d->mark_lock);
+    g_rw_lock_clear(&d->attach_lock);
+    g_mutex_clear(&d->rejoin_lock);
+    g_cond_clear(&d->rejoin_wake);
     g_free(d->read_only_reason);
     g_free(d->degraded_reason);
     g_free(d->name);
@@ -316,7 +451,7 @@ static bool open_state(disk *d, const disk_options *options, GError **error)
         !disk_admit(d, options, &whole, error))
         return false;
     if (!whole && d->writable)
-        return reopen_read_only(d, options, error) && check_chains(d, error);
+        return reopen_read_only(d, error) && check_chains(d, error);
     return disk_state_begin(d, error);
 }
 
@@ -334,14 +469,16 @@ disk *disk_open(const disk_options *options, journal *records, GError **error)
     if (!check_options(options, error))
         return NULL;
     disk *d = disk_new(options, records);
-    d->policy = make_policy(options, error);
+    d->policy = make_policy(d, options, error);
     if (d->policy && open_chains(d, options, error) && check_chains(d, error) &&
-        open_state(d, options, error) && begin_writing(d, options, error) &&
+        open_state(d, options, error) && begin_writing(d, error) &&
         begin_repairing(d, options, error)) {
         if (!d->writable)
             disk_state_end(d);
         if (!d->offline)
             disk_worker_start(d);
+        for (unsigned i = 0; i < d->n; i++)
+            disk_rejoin_start(d, i);
         return d;
     }
     disk_free(d, true);
@@ -353,9 +490,13 @@ int disk_close(disk *d)
     if (!d)
         return 0;
     scrub_stop(d);
+    bool all_back = disk_rejoin_stop(d);
     disk_worker_stop(d);
     disk_state_tidy(d);
     int r = disk_flush(d);
-    disk_free(d, r == 0);
+    if (all_back)
+        disk_free(d, r == 0);
+    else
+        leave_behind(d); /* as after a crash: a thread of it may come back at any time */
     return r;
 }

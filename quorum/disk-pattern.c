@@ -89,6 +89,7 @@ static void ask_more(disk *d, disk_thread *thread, uint64_t more, disk_reading *
         reading->sector_errors[i] = answers.sector_errors[i];
     }
     reading->asked |= more;
+    reading->gone |= answers.gone;
 }
 
 /* ---- rotate ----------------------------------------------------------------------------- */
@@ -186,6 +187,7 @@ static int serve_after_errors(disk *d, disk_thread *thread, disk_reading *readin
     else
         return disk_judge_recovered(d, thread, reading, ret_data);
     disk_report_failures(d, reading, "read", "served");
+    disk_lose_all(d, reading, "read");
     return 0;
 }
 

@@ -15,6 +15,9 @@
  * Decoders in processes of their own are all told first, so that they work side by side;
  * their answers are then collected one after another.
  *
+ * No replica is waited for longer than its timeout (R5). What it did not read by then it may still write
+ * to the buffer, which is given up for a new one.
+ *
  * Latency: the time that a replica's own preparation took (all of its read where the
  * decoder works on this thread) plus, if it had reads in the common list, the time of the
  * whole list: inside one submission the replicas cannot be told apart. Of a decoder's process it is
@@ -52,6 +55,7 @@ disk_thread *disk_thread_get(unsigned n_replicas)
     disk_thread *thread = g_private_get(&this_thread);
     if (!thread) {
         thread = g_new0(disk_thread, 1);
+        thread->list.lends = true; /* disk_run_list, run_write */
         g_private_set(&this_thread, thread);
     }
     for (; thread->n_buffers < n_replicas; thread->n_buffers++)
@@ -92,6 +96,24 @@ bool disk_has_range(disk *d, uint64_t offset, uint64_t length)
     return offset <= size && length <= size - offset;
 }
 
+void disk_wait_for(const disk *d, unsigned i)
+{
+    io_set_timeout(d->replicas[i].timeout_ms);
+}
+
+void disk_wait_for_ever(void)
+{
+    io_set_timeout(0);
+}
+
+void disk_run_list(const disk *d, io_list *list)
+{
+    for (size_t k = 0; k < list->count; k++)
+        list->ops[k].timeout_ms = d->replicas[list->ops[k].owner].timeout_ms;
+    if (list->count > 0)
+        io_list_run(list);
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec now;
@@ -107,6 +129,16 @@ static void note_latency(disk_replica *replica, uint64_t ns)
     atomic_store_explicit(&replica->latency_ns, new, memory_order_relaxed);
 }
 
+/* The replica may still write to it. Once for each replica: the next op finds it replaced. */
+static void give_up_buffer(disk_thread *thread, disk_reading *r, unsigned i)
+{
+    if (r->ballots[i].data != thread->buffers[i])
+        return;
+    io_free_later(thread->buffers[i], free);
+    thread->buffers[i] = buffer_new();
+    r->ballots[i].data = NULL;
+}
+
 void disk_gather(disk *d, disk_thread *thread, uint64_t asked, uint64_t offset,
                  size_t length, disk_reading *ret_reading)
 {
@@ -116,6 +148,8 @@ void disk_gather(disk *d, disk_thread *thread, uint64_t asked, uint64_t offset,
     r->offset = offset & ~(uint64_t)(VOTE_SECTOR - 1);
     r->length = MIN(end, size) - r->offset;
     r->asked = asked;
+
+    r->gone = 0;
 
     uint64_t spent[VOTE_REPLICAS_MAX], with_list = 0, before = now_ns();
     io_list_clear(&thread->list);
@@ -130,6 +164,7 @@ void disk_gather(disk *d, disk_thread *thread, uint64_t asked, uint64_t offset,
                                       .abstains = !disk_has_bit(asked, i)};
         if (r->ballots[i].abstains)
             continue;
+        disk_wait_for(d, i);
         r->ballots[i].error = chain_prepare_read(d->replicas[i].chain, thread->buffers[i],
                                                  r->offset, r->length, i, &thread->list);
         uint64_t after = now_ns();
@@ -137,19 +172,25 @@ void disk_gather(disk *d, disk_thread *thread, uint64_t asked, uint64_t offset,
         before = after;
         with_list |= (uint64_t)(thread->list.count > queued) << i;
     }
+    disk_wait_for_ever();
 
-    if (thread->list.count > 0)
-        io_list_run(&thread->list);
+    disk_run_list(d, &thread->list);
     for (size_t k = 0; k < thread->list.count; k++) {
         const io_op *op = &thread->list.ops[k];
         if (op->result != 0 && r->ballots[op->owner].error == 0)
             r->ballots[op->owner].error = op->result;
+        if (op->result == -ETIMEDOUT)
+            give_up_buffer(thread, r, op->owner);
     }
     uint64_t list_time = now_ns() - before;
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(asked, i))
-            note_latency(&d->replicas[i],
-                         spent[i] + (disk_has_bit(with_list, i) ? list_time : 0));
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(asked, i))
+            continue;
+        note_latency(&d->replicas[i],
+                     spent[i] + (disk_has_bit(with_list, i) ? list_time : 0));
+        if (disk_is_gone(r->ballots[i].error))
+            r->gone |= UINT64_C(1) << i;
+    }
 }
 
 void disk_reading_clear(disk_reading *reading)

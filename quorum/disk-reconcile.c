@@ -74,6 +74,7 @@ static int reconcile_piece(disk *d, uint64_t offset, uint64_t end, uint64_t *ret
     uint8_t *out = disk_thread_joined(thread);
     disk_recover(d, &reading);
     disk_vote(d, &reading, out, &verdict);
+    disk_lose_all(d, &reading, "reconcile");
     for (unsigned k = 0; k < verdict.ranges->len; k++) {
         const vote_range *range = &g_array_index(verdict.ranges, vote_range, k);
         if (!range->winners)

@@ -4,7 +4,7 @@
  * What failed is read again in pieces of 64 KiB, inside those that fail in pieces of
  * 4 KiB, inside those by the sector; so that three replicas with three bad sectors still
  * serve a request (R2, R3) and the journal names the sectors and not the request (R4).
- * A time-out is not asked again: the replica would hold up the request once more (R5).
+ * Who does not answer is not asked again: it would hold up the request once more (R5).
  *
  * Bounded: a request of which nothing can be read has some 16 + 256 + 2,048 pieces, and
  * what was not looked at after RECOVER_US counts as failed.
@@ -18,12 +18,13 @@ static const size_t piece_sizes[] = {64u << 10, 4u << 10, VOTE_SECTOR};
 #define PIECE_LEVELS G_N_ELEMENTS(piece_sizes)
 
 typedef struct recovery {
-    chain *chain;
+    const disk *disk;
+    unsigned replica;
     uint64_t offset; /* of data[0] in the disk */
     uint8_t *data;
     int *sector_errors;
     gint64 deadline;
-    bool over;
+    bool over, gone;
 } recovery;
 
 static void recover_range(recovery *r, size_t at, size_t end, unsigned level);
@@ -34,10 +35,14 @@ static void recover_piece(recovery *r, size_t at, size_t length, unsigned level)
         r->over = true;
         return;
     }
-    int error = chain_read(r->chain, r->data + at, r->offset + at, length);
+    disk_wait_for(r->disk, r->replica);
+    int error = chain_read(r->disk->replicas[r->replica].chain, r->data + at,
+                           r->offset + at, length);
+    disk_wait_for_ever();
     for (size_t k = at; k < at + length; k += VOTE_SECTOR)
         r->sector_errors[k / VOTE_SECTOR] = error;
-    if (error == -ETIMEDOUT)
+    r->gone = disk_is_gone(error);
+    if (r->gone)
         r->over = true;
     else if (error < 0 && level + 1 < PIECE_LEVELS)
         recover_range(r, at, at + length, level + 1);
@@ -70,13 +75,15 @@ void disk_recover(disk *d, disk_reading *reading)
             sector_errors[k] = error;
         reading->sector_errors[i] = sector_errors;
         recovery r = {
-            .chain = d->replicas[i].chain,
+            .disk = d,
+            .replica = i,
             .offset = reading->offset,
             .data = (uint8_t *)(uintptr_t)reading->ballots[i].data,
             .sector_errors = sector_errors,
             .deadline = g_get_monotonic_time() + RECOVER_US,
         };
-        if (error != -ETIMEDOUT)
+        if (!disk_has_bit(reading->gone, i))
             recover_range(&r, 0, reading->length, level);
+        reading->gone |= (uint64_t)r.gone << i;
     }
 }

@@ -10,12 +10,20 @@
 #include "quorum/disk-internal.h"
 #include <errno.h>
 
+static int resize_replica(disk *d, unsigned i, uint64_t size)
+{
+    disk_wait_for(d, i);
+    int r = chain_resize(d->replicas[i].chain, size);
+    disk_wait_for_ever();
+    return r;
+}
+
 static int resize_probe(disk *d, uint64_t asked, uint64_t old_size)
 {
     for (unsigned i = 0; i < d->n; i++) {
         if (!disk_has_bit(asked, i))
             continue;
-        int r = chain_resize(d->replicas[i].chain, old_size);
+        int r = resize_replica(d, i, old_size);
         if (r < 0)
             return r;
     }
@@ -28,7 +36,7 @@ static void resize_undo(disk *d, disk_change *change, uint64_t old_size)
     for (unsigned i = 0; i < d->n; i++) {
         if (!disk_has_bit(change->asked, i) || change->results[i] != 0)
             continue;
-        change->results[i] = chain_resize(d->replicas[i].chain, old_size);
+        change->results[i] = resize_replica(d, i, old_size);
         if (change->results[i] != 0)
             change->lost |= UINT64_C(1) << i;
     }
@@ -70,7 +78,7 @@ static int resize_locked(disk *d, uint64_t size)
     for (unsigned i = 0; i < d->n; i++) {
         if (!disk_has_bit(change.asked, i))
             continue;
-        change.results[i] = chain_resize(d->replicas[i].chain, size);
+        change.results[i] = resize_replica(d, i, size);
         took |= (uint64_t)(change.results[i] == 0) << i;
     }
     if (!everywhere(d, took))

@@ -26,7 +26,9 @@ static void fill_shape(const disk *d, uint64_t size, const identity *now,
 {
     for (unsigned i = 0; i < d->n; i++) {
         ret->names[i] = d->replicas[i].name;
-        ret->sources[i] = chain_get_layer(d->replicas[i].chain, 0)->filename;
+        const chain *c = d->replicas[i].chain; /* without one it is known by its name */
+        ret->sources[i] =
+            c ? chain_get_layer(c, 0)->filename : d->replicas[i].options->path;
     }
     ret->shape = (state_shape){.size = size,
                                .n = d->n,
@@ -69,10 +71,13 @@ static bool open_store(disk *d, const char *dir, const identity *now, GError **e
     return ok;
 }
 
+/* Of one that is out of reach nothing, which leaves what is recorded. */
 static bool read_identity(disk *d, unsigned i, identity *ret, GError **error)
 {
     disk_replica *replica = &d->replicas[i];
     g_clear_pointer(&replica->identity, identity_source_close);
+    if (!replica->chain)
+        return true;
     if (chain_get_layer(replica->chain, 0)->remote) { /* there is no file to look at */
         identity_set_remote(ret, disk_size(d));
         return true;
@@ -98,6 +103,14 @@ static bool read_identities(disk *d, identity *ret, GError **error)
     return true;
 }
 
+static uint64_t present(const disk *d)
+{
+    uint64_t set = 0;
+    for (unsigned i = 0; i < d->n; i++)
+        set |= (uint64_t)(d->replicas[i].chain != NULL) << i;
+    return set;
+}
+
 /* How the replicas stand to the record. */
 typedef struct found_set {
     generation_verdict verdicts[VOTE_REPLICAS_MAX];
@@ -121,6 +134,8 @@ static void compare_with_record(const disk *d, const identity *now, found_set *r
     for (unsigned i = 0; i < d->n; i++) {
         state_replica record;
         generation_record recorded;
+        if (!d->replicas[i].chain)
+            continue; /* when it comes back (rejoin.c) */
         state_get_generation(d->store, i, &record, &recorded);
         ret->verdicts[i] = generation_compare(&recorded, &now[i]);
         if (!generation_trusted(ret->verdicts[i]))
@@ -148,7 +163,7 @@ static void journal_opening(disk *d, const char *action)
 static bool judge_strangers(disk *d, const char *dir, const identity *now,
                             found_set *found, GError **error)
 {
-    uint64_t all = disk_all_replicas(d), fresh = with_verdict(d, found, GENERATION_NEW);
+    uint64_t all = present(d), fresh = with_verdict(d, found, GENERATION_NEW);
     if (with_verdict(d, found, GENERATION_MOVED) == all) {
         journal_opening(d, "all replicas were moved: recorded state is kept");
         found->foreign = 0;
@@ -175,7 +190,7 @@ static void load_missed(disk *d, unsigned i, bool whole)
         rangeset_add(&replica->missed, offset, length);
         from = offset + length;
     }
-    if (rangeset_count(&replica->missed) > 0)
+    if (rangeset_count(&replica->missed) > 0) /* one that failed stays so */
         replica_transition(d, i, REPLICA_EVENT_CHANGE_FAILED);
 }
 
@@ -201,10 +216,11 @@ static void load_replicas(disk *d, const found_set *found)
     for (unsigned i = 0; i < d->n; i++) {
         state_replica recorded;
         state_get_replica(d->store, i, &recorded);
-        load_missed(d, i,
-                    disk_has_bit(found->foreign, i) ||
-                        recorded.state == STATE_STALE_WHOLE ||
-                        recorded.state == STATE_FAILED);
+        load_missed(
+            d, i,
+            disk_has_bit(found->foreign, i) || recorded.state == STATE_STALE_WHOLE ||
+                recorded.state == STATE_FAILED || recorded.state == STATE_REMOVED ||
+                (state_is_new(d->store) && !d->replicas[i].chain));
     }
     g_mutex_unlock(&d->state_lock);
     for (unsigned i = 0; i < d->n; i++)
@@ -231,7 +247,7 @@ bool disk_state_open(disk *d, const char *dir, GError **error)
         compare_marks(d, now, &found);
     else
         compare_with_record(d, now, &found);
-    if (!state_is_new(d->store) && found.foreign == disk_all_replicas(d) &&
+    if (!state_is_new(d->store) && found.foreign == present(d) &&
         !judge_strangers(d, dir, now, &found, error))
         return false;
     load_replicas(d, &found);
@@ -241,11 +257,19 @@ bool disk_state_open(disk *d, const char *dir, GError **error)
 /* ---- Changing --------------------------------------------------------------------------- */
 
 static const state_replica_state recorded_states[] = {
-    [REPLICA_IN_SYNC] = STATE_IN_SYNC,
-    [REPLICA_STALE] = STATE_STALE_RANGES,
-    [REPLICA_RESYNCING] = STATE_STALE_RANGES,
-    [REPLICA_FAILED] = STATE_FAILED,
+    [REPLICA_IN_SYNC] = STATE_IN_SYNC,        [REPLICA_STALE] = STATE_STALE_RANGES,
+    [REPLICA_RESYNCING] = STATE_STALE_RANGES, [REPLICA_HUNG] = STATE_STALE_RANGES,
+    [REPLICA_FAILED] = STATE_STALE_RANGES,    [REPLICA_REMOVED] = STATE_REMOVED,
 };
+
+/* state_lock is held. What a failed flush lost is found out from the intent bitmap, but not by
+ * who only sees what the page cache kept (W4). */
+static state_replica_state state_to_record(const disk_replica *replica)
+{
+    if (replica->state == REPLICA_FAILED && replica->suspect)
+        return STATE_FAILED;
+    return recorded_states[replica->state];
+}
 
 int disk_state_record(disk *d, unsigned i)
 {
@@ -256,7 +280,7 @@ int disk_state_record(disk *d, unsigned i)
     g_mutex_lock(&d->record_lock);
     state_get_replica(d->store, i, &recorded);
     g_mutex_lock(&d->state_lock);
-    state_replica_state now = recorded_states[d->replicas[i].state];
+    state_replica_state now = state_to_record(&d->replicas[i]);
     g_mutex_unlock(&d->state_lock);
     bool same = now == recorded.state;
     recorded.state = now;
@@ -318,7 +342,7 @@ void disk_state_tidy(disk *d)
     disk_lock_size(d, &held); /* a collection is of this size */
     state_collection *collection = state_collect(d->store);
     if (collection && disk_flush_locked(d) == 0 &&
-        atomic_load(&d->in_sync) == disk_all_replicas(d))
+        atomic_load(&d->in_sync) == disk_members(d))
         state_clear(d->store, g_steal_pointer(&collection));
     state_collection_free(collection);
     rangelock_release(d->range_lock, &held);
@@ -326,13 +350,19 @@ void disk_state_tidy(disk *d)
 
 /* ---- Closing ---------------------------------------------------------------------------- */
 
-/* If a file cannot be looked at, the session does not count as closed cleanly. */
+/* If a file cannot be looked at, the session does not count as closed cleanly; so with one that
+ * hangs, or it would look changed the next time. One that failed keeps what is recorded. */
 void disk_state_end(disk *d)
 {
     g_autofree identity *now = g_new0(identity, d->n);
     bool known = d->session;
     for (unsigned i = 0; i < d->n && known; i++) {
-        if (d->replicas[i].identity)
+        replica_state last = d->replicas[i].state;
+        if (last == REPLICA_FAILED || last == REPLICA_REMOVED)
+            continue;
+        if (last == REPLICA_HUNG)
+            known = false;
+        else if (d->replicas[i].identity)
             known = identity_read(d->replicas[i].identity, true, &now[i]) == 0;
         else
             identity_set_remote(&now[i], disk_size(d));

@@ -27,10 +27,21 @@ static bool rest(disk_worker *worker, gint64 us, bool idle)
     while (!worker->ends && !(idle && worker->woken) && us > 0 &&
            g_cond_wait_until(&worker->wake, &worker->lock, until))
         ;
-    bool ends = worker->ends;
     worker->woken = false;
+    bool ends = worker->ends;
     g_mutex_unlock(&worker->lock);
     return !ends;
+}
+
+void disk_worker_wake(disk *d)
+{
+    disk_worker *worker = d->worker;
+    if (!worker)
+        return;
+    g_mutex_lock(&worker->lock);
+    worker->woken = true;
+    g_cond_broadcast(&worker->wake);
+    g_mutex_unlock(&worker->lock);
 }
 
 /* One that cannot be made equal now does not keep the worker from those behind it. */
@@ -83,29 +94,24 @@ void disk_worker_start(disk *d)
     worker->thread = g_thread_new("worker", work, d);
 }
 
-void disk_worker_wake(disk *d)
-{
-    disk_worker *worker = d->worker;
-    if (!worker)
-        return;
-    g_mutex_lock(&worker->lock);
-    worker->woken = true;
-    g_cond_broadcast(&worker->wake);
-    g_mutex_unlock(&worker->lock);
-}
-
 void disk_worker_stop(disk *d)
 {
     disk_worker *worker = d->worker;
-    if (!worker)
+    if (!worker || !worker->thread)
         return;
     g_mutex_lock(&worker->lock);
     worker->ends = true;
     g_cond_broadcast(&worker->wake);
     g_mutex_unlock(&worker->lock);
-    g_thread_join(worker->thread);
+    g_thread_join(g_steal_pointer(&worker->thread));
+}
+
+void disk_worker_free(disk *d)
+{
+    disk_worker *worker = g_steal_pointer(&d->worker);
+    if (!worker)
+        return;
     g_cond_clear(&worker->wake);
     g_mutex_clear(&worker->lock);
-    d->worker = NULL;
     g_free(worker);
 }

@@ -10,11 +10,11 @@
 #include "quorum/disk-internal.h"
 #include <errno.h>
 
-/* What the replicas prepared, all at once. */
-static void run_write(disk_thread *thread, disk_change *change)
+/* What the replicas prepared, all at once. The caller's data is lent: what a replica did not take in time it may
+ * still read, and the caller asks io_thread_abandoned (disk.h). */
+static void run_write(const disk *d, disk_thread *thread, disk_change *change)
 {
-    if (thread->list.count > 0)
-        io_list_run(&thread->list);
+    disk_run_list(d, &thread->list);
     for (size_t k = 0; k < thread->list.count; k++) {
         const io_op *op = &thread->list.ops[k];
         if (op->result != 0 && change->results[op->owner] == 0)
@@ -28,16 +28,23 @@ static void write_replicas(disk *d, disk_change *change, uint64_t offset, size_t
     image_change *changes[VOTE_REPLICAS_MAX];
     disk_thread *thread = disk_thread_get(0);
     io_list_clear(&thread->list);
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(change->asked, i))
-            change->results[i] =
-                chain_prepare_write(d->replicas[i].chain, data, offset, length, i,
-                                    &thread->list, &changes[i]);
-    run_write(thread, change);
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(change->asked, i) && changes[i])
-            change->results[i] =
-                chain_finish_write(d->replicas[i].chain, changes[i], change->results[i]);
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(change->asked, i))
+            continue;
+        disk_wait_for(d, i);
+        change->results[i] = chain_prepare_write(d->replicas[i].chain, data, offset,
+                                                 length, i, &thread->list, &changes[i]);
+    }
+    disk_wait_for_ever();
+    run_write(d, thread, change);
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(change->asked, i) || !changes[i])
+            continue;
+        disk_wait_for(d, i);
+        change->results[i] =
+            chain_finish_write(d->replicas[i].chain, changes[i], change->results[i]);
+    }
+    disk_wait_for_ever();
 }
 
 static int write_locked(disk *d, uint64_t offset, size_t length, const void *data)
@@ -84,9 +91,13 @@ static int clear_locked(disk *d, uint64_t offset, uint64_t length, const char *o
     int r = disk_change_begin(d, &change, op, offset, length);
     if (r < 0)
         return r;
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(change.asked, i))
-            change.results[i] = clear(d->replicas[i].chain, offset, length);
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(change.asked, i))
+            continue;
+        disk_wait_for(d, i);
+        change.results[i] = clear(d->replicas[i].chain, offset, length);
+    }
+    disk_wait_for_ever();
     return disk_change_finish(d, &change);
 }
 

@@ -50,19 +50,28 @@ chain *disk_chain(disk *d, unsigned i)
     return d->replicas[i].chain;
 }
 
+const char *disk_replica_file(disk *d, unsigned i)
+{
+    g_rw_lock_reader_lock(&d->attach_lock);
+    const char *file = d->replicas[i].file;
+    g_rw_lock_reader_unlock(&d->attach_lock);
+    return file;
+}
+
 void disk_replica_status(disk *d, unsigned i, replica_status *ret_status)
 {
     disk_replica *replica = &d->replicas[i];
-    const chain_layer *top = chain_get_layer(replica->chain, 0);
     *ret_status = (replica_status){
         .name = replica->name,
         .source = replica->source,
-        .format = top->format,
-        .decoder = top->decoder,
         .read_errors = atomic_load(&replica->read_errors),
         .write_errors = atomic_load(&replica->write_errors),
         .latency_us = atomic_load(&replica->latency_ns) / 1000,
     };
+    g_rw_lock_reader_lock(&d->attach_lock);
+    ret_status->format = replica->format;
+    ret_status->decoder = replica->decoder;
+    g_rw_lock_reader_unlock(&d->attach_lock);
     g_mutex_lock(&d->state_lock);
     ret_status->state = replica->state;
     ret_status->stale_bytes = rangeset_bytes(&replica->missed);
@@ -73,7 +82,7 @@ void disk_replica_status(disk *d, unsigned i, replica_status *ret_status)
 const char *disk_state_name(disk *d)
 {
     g_mutex_lock(&d->state_lock);
-    bool healthy = atomic_load(&d->in_sync) == disk_all_replicas(d);
+    bool healthy = atomic_load(&d->in_sync) == disk_members(d);
     bool works = disk_quorum_everywhere(d, disk_takers(d), 0, IMAGE_SIZE_MAX);
     g_mutex_unlock(&d->state_lock);
     return healthy ? "healthy" : works ? "degraded" : "failed";
@@ -156,7 +165,12 @@ static int map_locked(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
         chain_extent extent;
         if (!disk_has_bit(asked, i))
             continue;
-        if (chain_map(d->replicas[i].chain, offset, length, &extent) < 0)
+        disk_wait_for(d, i);
+        int r = chain_map(d->replicas[i].chain, offset, length, &extent);
+        disk_wait_for_ever();
+        if (disk_is_gone(r))
+            disk_lose(d, i, "map", r);
+        if (r < 0)
             data_run = length;
         else if (is_zero(extent.kind))
             zero_run = MIN(zero_run, extent.length);
@@ -180,10 +194,18 @@ int disk_map(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
     return r;
 }
 
+/* A look without a range lock. It may take as long as a replica has time; status does not come here. */
 uint64_t disk_allocated(disk *d)
 {
-    uint64_t largest = 0;
-    for (unsigned i = 0; i < d->n; i++)
+    uint64_t largest = 0, asked = disk_takers(d);
+    g_rw_lock_reader_lock(&d->attach_lock);
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(asked, i) || !d->replicas[i].chain)
+            continue;
+        disk_wait_for(d, i);
         largest = MAX(largest, chain_allocated(d->replicas[i].chain));
+    }
+    g_rw_lock_reader_unlock(&d->attach_lock);
+    disk_wait_for_ever();
     return largest;
 }

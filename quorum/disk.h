@@ -37,6 +37,7 @@ typedef struct replica_options {
     unsigned timeout_ms; /* 0: the disk's */
 } replica_options;
 replica_options *replica_options_new(void);
+replica_options *replica_options_copy(const replica_options *options);
 void replica_options_free(replica_options *options); /* NULL is allowed */
 
 /* Whom a read asks (disk-pattern.c). */
@@ -54,10 +55,11 @@ typedef struct disk_options {
     unsigned threshold; /* 0: the majority, N / 2 + 1 */
     chain_decoder decoder;
     bool read_only;
-    unsigned timeout_ms;   /* for decoder helpers; 0: default */
+    unsigned timeout_ms;   /* how long a request waits for a replica; 0: default */
     char *state_dir;       /* where state is kept across restarts; NULL: nowhere */
     unsigned min_replicas; /* wholly in sync when it is opened; 0: any number */
-    bool degraded_warn;    /* fewer than min_replicas: opened all the same */
+    bool degraded_warn;    /* fewer than min_replicas, or some that cannot be opened:
+                                      opened all the same */
     bool force;            /* see disk_open */
     /* What a read finds differing is repaired soon after (repair.h). Refused with a threshold
      * of half or less (O4), and on a disk that cannot be written to. */
@@ -71,6 +73,9 @@ typedef struct disk_options {
 } disk_options;
 disk_options *disk_options_new(void);
 void disk_options_free(disk_options *options); /* NULL is allowed */
+
+/* Of a file; remote replicas and decoders have defaults of their own (nbd.h, qcow-libqcow.h). */
+#define DISK_TIMEOUT_DEFAULT_MS 30000u
 
 typedef struct disk disk;
 
@@ -108,8 +113,11 @@ const char *disk_read_only_reason(const disk *d);
 /* One line for people: what disk_open let pass because of degraded_warn or force; NULL:
  * nothing. */
 const char *disk_degraded_reason(const disk *d);
-/* Replica i's chain; borrowed. */
+/* Replica i's chain; borrowed. NULL: it has none now. Of a disk without a session (state_dir NULL) it stays
+ * what it is. */
 chain *disk_chain(disk *d, unsigned i);
+/* Its top layer's file, when it was open last; interned. NULL: it never was. */
+const char *disk_replica_file(disk *d, unsigned i);
 
 /* Reads and votes. *ret_data points to the voted bytes: memory of this thread, valid until
  * its next call into any disk. The range lies within the disk, else -EINVAL. Any offset
@@ -138,13 +146,15 @@ typedef enum replica_state {
     REPLICA_IN_SYNC,
     REPLICA_STALE,     /* missed changes somewhere, votes elsewhere */
     REPLICA_RESYNCING, /* the same, while it catches up */
-    REPLICA_FAILED,    /* out until the disk is opened again */
+    REPLICA_HUNG,      /* did not answer in time: out until it does */
+    REPLICA_FAILED,    /* out until it was opened anew */
+    REPLICA_REMOVED,   /* taken out by the operator */
 } replica_state;
 const char *replica_state_name(replica_state state);
 
 typedef struct replica_status {
     const char *name, *source, *format,
-        *decoder; /* of the top layer; borrowed from the disk */
+        *decoder; /* of the top layer, when it was open last; borrowed from the disk */
     replica_state state;
     uint64_t stale_bytes; /* changes that it missed; each byte counts once */
     uint64_t read_errors, write_errors; /* requests */
@@ -207,7 +217,7 @@ typedef struct disk_explain_row {
     bool no_quorum; /* nobody wins this run */
     bool differs;   /* the run has more than one version, or a failed replica */
     chain_extent extent;
-    const char *layer_file; /* borrowed from the chain */
+    const char *layer_file; /* interned; NULL: the replica is out of reach */
 } disk_explain_row;
 typedef void (*disk_explain_fn)(void *opaque, const disk_explain_row *row);
 int disk_explain(disk *d, uint64_t offset, uint64_t length, disk_explain_fn row,

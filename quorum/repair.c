@@ -39,9 +39,11 @@ static int write_and_compare(disk *d, unsigned i, const uint8_t *data, uint64_t 
 {
     chain *c = d->replicas[i].chain;
     uint8_t *back = disk_thread_voted(disk_thread_get(d->n));
+    disk_wait_for(d, i);
     int r = chain_write(c, data, offset, length);
     if (r == 0)
         r = chain_read(c, back, offset, length);
+    disk_wait_for_ever();
     return r == 0 && memcmp(back, data, length) != 0 ? -EIO : r;
 }
 
@@ -210,7 +212,7 @@ static uint64_t find_losers(const repair *r, const disk_reading *reading,
     for (unsigned i = 0; i < r->d->n; i++) {
         int error =
             disk_has_bit(losers, i) ? disk_sector_error(reading, i, run->offset) : 0;
-        if (error == -ETIMEDOUT || error == -ENOTCONN)
+        if (disk_is_gone(error))
             *ret_unreachable |= UINT64_C(1) << i;
     }
     return losers & ~*ret_unreachable;
@@ -282,6 +284,7 @@ static size_t repair_reading(const repair *r, disk_reading *reading)
     vote_range run;
     disk_recover(r->d, reading);
     disk_vote(r->d, reading, NULL, &verdict);
+    disk_lose_all(r->d, reading, r->options->op);
     if (!r->options->reported)
         disk_report_failures(r->d, reading, r->options->op, "logged");
     run_walk walk = {.d = r->d, .reading = reading, .verdict = &verdict};

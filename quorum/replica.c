@@ -1,75 +1,53 @@
 /*
  * replica.c: the states of a replica.
  *
- *              change-failed  outvoted   lost    flush-failed  resync-begins  caught-up  resync-stops
- *   in-sync    stale          stale      failed  failed        -              -          -
- *   stale      -              -          failed  failed        resyncing      -          -
- *   resyncing  -              -          failed  failed        -              in-sync    stale
- *   failed     -              -          -       -             -              -          -
+ *              change-failed  outvoted  lost    flush-failed  gone    resync-begins  caught-up  resync-stops  returned  removed  added
+ *   in-sync    stale          stale     failed  failed        hung    -              -          -             -         removed  -
+ *   stale      -              -         failed  failed        hung    resyncing      -          -             -         removed  -
+ *   resyncing  -              -         failed  failed        hung    -              in-sync    stale         -         removed  -
+ *   hung       -              -         failed  failed        -       -              -          -             stale     removed  -
+ *   failed     -              -         -       -             -       -              -          -             stale     removed  -
+ *   removed    -              -         -       -             -       -              -          -             -         -        failed
  *
  * in-sync: asked by reads, writes and flushes. A read that fails changes nothing: the
  * replica just does not vote on those sectors (R3).
  * stale: missed changes in some ranges (W2, W3). It does not vote there and votes everywhere
- * else; it takes all writes, and its part in flushes.
+ * else; it takes all writes, and its part in flushes. Who caught up in all of them is in sync.
  * resyncing: the same while somebody copies to it what it missed (resync.c).
- * failed: cannot be trusted to hold what it took (W4), or has another size. Asked for
- * nothing until the disk is opened again.
+ * hung: did not answer in time, or cannot be reached (R5). Asked for nothing until all that
+ * it was asked has returned and it was opened anew (rejoin.c).
+ * failed: cannot be trusted to hold what it took (W4), has another size, or could not be
+ * opened. Asked for nothing until it was opened anew.
+ * removed: taken out by the operator. Not asked, and not waited for.
  *
  * Invariants: bit i of disk.in_sync is set exactly if replica i is in-sync, bit i of
- * disk.partly exactly if it is stale or resyncing. They change only here, under state_lock,
- * and are read anywhere. What a replica missed is in `missed`, under state_lock too; nobody
- * in-sync has missed anything.
+ * disk.partly exactly if it is stale or resyncing, bit i of disk.removed exactly if it is
+ * removed. They change only here, under state_lock, and are read anywhere. What a replica
+ * missed is in `missed`, under state_lock too; nobody in-sync has missed anything.
  */
 #include "quorum/disk-internal.h"
 
 static const char *const state_names[] = {
-    [REPLICA_IN_SYNC] = "in-sync",
-    [REPLICA_STALE] = "stale",
-    [REPLICA_RESYNCING] = "resyncing",
-    [REPLICA_FAILED] = "failed",
+    [REPLICA_IN_SYNC] = "in-sync",     [REPLICA_STALE] = "stale",
+    [REPLICA_RESYNCING] = "resyncing", [REPLICA_HUNG] = "hung",
+    [REPLICA_FAILED] = "failed",       [REPLICA_REMOVED] = "removed",
 };
 
-static const replica_state transitions[][REPLICA_EVENTS] = {
-    [REPLICA_IN_SYNC] =
-        {
-            [REPLICA_EVENT_CHANGE_FAILED] = REPLICA_STALE,
-            [REPLICA_EVENT_OUTVOTED] = REPLICA_STALE,
-            [REPLICA_EVENT_LOST] = REPLICA_FAILED,
-            [REPLICA_EVENT_FLUSH_FAILED] = REPLICA_FAILED,
-            [REPLICA_EVENT_RESYNC_BEGINS] = REPLICA_IN_SYNC,
-            [REPLICA_EVENT_CAUGHT_UP] = REPLICA_IN_SYNC,
-            [REPLICA_EVENT_RESYNC_STOPS] = REPLICA_IN_SYNC,
-        },
-    [REPLICA_STALE] =
-        {
-            [REPLICA_EVENT_CHANGE_FAILED] = REPLICA_STALE,
-            [REPLICA_EVENT_OUTVOTED] = REPLICA_STALE,
-            [REPLICA_EVENT_LOST] = REPLICA_FAILED,
-            [REPLICA_EVENT_FLUSH_FAILED] = REPLICA_FAILED,
-            [REPLICA_EVENT_RESYNC_BEGINS] = REPLICA_RESYNCING,
-            [REPLICA_EVENT_CAUGHT_UP] = REPLICA_STALE,
-            [REPLICA_EVENT_RESYNC_STOPS] = REPLICA_STALE,
-        },
-    [REPLICA_RESYNCING] =
-        {
-            [REPLICA_EVENT_CHANGE_FAILED] = REPLICA_RESYNCING,
-            [REPLICA_EVENT_OUTVOTED] = REPLICA_RESYNCING,
-            [REPLICA_EVENT_LOST] = REPLICA_FAILED,
-            [REPLICA_EVENT_FLUSH_FAILED] = REPLICA_FAILED,
-            [REPLICA_EVENT_RESYNC_BEGINS] = REPLICA_RESYNCING,
-            [REPLICA_EVENT_CAUGHT_UP] = REPLICA_IN_SYNC,
-            [REPLICA_EVENT_RESYNC_STOPS] = REPLICA_STALE,
-        },
-    [REPLICA_FAILED] =
-        {
-            [REPLICA_EVENT_CHANGE_FAILED] = REPLICA_FAILED,
-            [REPLICA_EVENT_OUTVOTED] = REPLICA_FAILED,
-            [REPLICA_EVENT_LOST] = REPLICA_FAILED,
-            [REPLICA_EVENT_FLUSH_FAILED] = REPLICA_FAILED,
-            [REPLICA_EVENT_RESYNC_BEGINS] = REPLICA_FAILED,
-            [REPLICA_EVENT_CAUGHT_UP] = REPLICA_FAILED,
-            [REPLICA_EVENT_RESYNC_STOPS] = REPLICA_FAILED,
-        },
+#define TO(event, state) [REPLICA_EVENT_##event] = 1 + REPLICA_##state
+
+/* 1 + the state after; 0: no change. */
+static const uint8_t transitions[][REPLICA_EVENTS] = {
+    [REPLICA_IN_SYNC] = {TO(CHANGE_FAILED, STALE), TO(OUTVOTED, STALE), TO(LOST, FAILED),
+                         TO(FLUSH_FAILED, FAILED), TO(GONE, HUNG), TO(REMOVED, REMOVED)},
+    [REPLICA_STALE] = {TO(LOST, FAILED), TO(FLUSH_FAILED, FAILED), TO(GONE, HUNG),
+                       TO(RESYNC_BEGINS, RESYNCING), TO(REMOVED, REMOVED)},
+    [REPLICA_RESYNCING] = {TO(LOST, FAILED), TO(FLUSH_FAILED, FAILED), TO(GONE, HUNG),
+                           TO(CAUGHT_UP, IN_SYNC), TO(RESYNC_STOPS, STALE),
+                           TO(REMOVED, REMOVED)},
+    [REPLICA_HUNG] = {TO(LOST, FAILED), TO(FLUSH_FAILED, FAILED), TO(RETURNED, STALE),
+                      TO(REMOVED, REMOVED)},
+    [REPLICA_FAILED] = {TO(RETURNED, STALE), TO(REMOVED, REMOVED)},
+    [REPLICA_REMOVED] = {TO(ADDED, FAILED)},
 };
 
 const char *replica_state_name(replica_state value)
@@ -79,7 +57,8 @@ const char *replica_state_name(replica_state value)
 
 replica_state replica_state_after(replica_state from, replica_event event)
 {
-    return transitions[from][event];
+    uint8_t to = transitions[from][event];
+    return to ? (replica_state)(to - 1) : from;
 }
 
 static void set_bit(atomic_uint_fast64_t *word, unsigned i, bool on)
@@ -100,6 +79,7 @@ bool replica_transition(disk *d, unsigned i, replica_event event)
     d->replicas[i].state = to;
     set_bit(&d->in_sync, i, to == REPLICA_IN_SYNC);
     set_bit(&d->partly, i, to == REPLICA_STALE || to == REPLICA_RESYNCING);
+    set_bit(&d->removed, i, to == REPLICA_REMOVED);
     return true;
 }
 

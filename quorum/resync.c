@@ -25,12 +25,13 @@ static int copy_run(disk *d, unsigned i, uint64_t voters, uint64_t offset, size_
     if (r < 0)
         return r;
     bool zero = data[0] == 0 && memcmp(data, data + 1, length - 1) == 0;
+    disk_wait_for(d, i);
     r = zero ? chain_discard(target, offset, length)
              : chain_write(target, data, offset, length);
-    if (r < 0)
-        return r;
     uint8_t *back = disk_thread_joined(disk_thread_get(d->n));
-    r = chain_read(target, back, offset, length);
+    if (r == 0)
+        r = chain_read(target, back, offset, length);
+    disk_wait_for_ever();
     if (r == 0 && memcmp(back, data, length) != 0)
         r = -EIO;
     return r;
@@ -61,12 +62,18 @@ static int copy_missed(disk *d, unsigned i, uint64_t offset, uint64_t end)
     return r;
 }
 
+/* It may be out since, and its chain gone; who asks under a range lock knows. */
+static bool takes_part(disk *d, unsigned i)
+{
+    return disk_has_bit(atomic_load(&d->partly), i);
+}
+
 static int copy_region(disk *d, unsigned i, uint64_t offset, uint64_t length)
 {
     rangelock_held held;
     rangelock_acquire(d->range_lock, &held, offset, length, RANGELOCK_EXCLUSIVE);
     uint64_t end = MIN(offset + length, disk_size(d));
-    int r = copy_missed(d, i, offset, end);
+    int r = takes_part(d, i) ? copy_missed(d, i, offset, end) : -ESTALE;
     if (r == 0 && end > offset)
         state_stale_copied(d->store, i, offset, end - offset);
     rangelock_release(d->range_lock, &held);
@@ -157,6 +164,10 @@ static void resync_some(disk *d, unsigned i)
                 : finish(d, i);
     if (r == 0)
         return;
+    if (disk_is_gone(r)) {
+        disk_lose(d, i, "resync", r);
+        return;
+    }
     atomic_store(&d->resync_error, r);
     d->replicas[i].resync_after_us = g_get_monotonic_time() + RETRY_US;
     move(d, i, REPLICA_EVENT_RESYNC_STOPS, r);

@@ -29,6 +29,8 @@ static inline disk *open_disk(set *s, GError **error)
     options->state_dir = support_path("state");
     g_mkdir_with_parents(options->state_dir, 0700);
     disk *d = disk_open(options, s->rig->journal, error);
+    if (d)
+        disk_rejoin_stop(d); /* nobody who failed comes back here */
     disk_options_free(options);
     return d;
 }

@@ -207,7 +207,7 @@ Test(disk_state, W2_a_resize_without_a_failed_replica_is_remembered)
     disk_rig_fail(s.rig, 2, FAULT_RESIZE, ENOSPC, 0);
     cr_assert_eq(disk_resize(s.disk, SIZE + MIB), 0);
     disk_rig_model_resize(s.rig, SIZE + MIB);
-    cr_assert_eq(recorded_of(&s, 2), STATE_FAILED);
+    cr_assert_eq(recorded_of(&s, 2), STATE_STALE_RANGES);
     write_model(&s, SIZE, MIB, 3);
     cr_assert_eq(disk_resize(s.disk, SIZE + 2 * MIB), 0); /* c is not asked any more */
     cr_assert_eq(disk_resize(s.disk, MIB), 0);
