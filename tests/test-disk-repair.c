@@ -7,6 +7,7 @@
 #include "tests/disk-rig.h"
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #define SECTOR 512u
@@ -418,7 +419,8 @@ Test(disk_repair, what_cannot_be_saved_is_not_overwritten)
 
 /* ---- W7 ---- */
 
-static GThread *writer;
+static GThread *guest_thread;
+static atomic_bool guest_done;
 
 static void *write_newer(void *opaque)
 {
@@ -426,31 +428,65 @@ static void *write_newer(void *opaque)
     uint8_t data[4 * SECTOR];
     memset(data, 0x5a, sizeof data);
     cr_assert_eq(disk_write(hook_rig->disk, 0, sizeof data, data), 0);
+    atomic_store(&guest_done, true);
     return NULL;
 }
 
-/* A guest writes between the repair's vote and its write: it waits. */
-static void write_meanwhile(void)
+static void *read_voted(void *opaque)
 {
-    writer = g_thread_new("guest", write_newer, NULL);
-    while (rangelock_waiting(hook_rig->disk->range_lock) == 0)
+    (void)opaque;
+    disk_rig_check_read(hook_rig, 0, 4 * SECTOR);
+    atomic_store(&guest_done, true);
+    return NULL;
+}
+
+/* Goes on when the guest waits for its range, or, where it need not, is done. */
+static void begin_guest(GThreadFunc run)
+{
+    guest_thread = g_thread_new("guest", run, NULL);
+    while (rangelock_waiting(hook_rig->disk->range_lock) == 0 &&
+           !atomic_load(&guest_done))
         g_thread_yield();
 }
 
-Test(disk_repair, W7_a_write_between_vote_and_repair_is_never_overwritten)
+static void write_meanwhile(void)
 {
-    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
+    begin_guest(write_newer);
+}
+
+static void read_meanwhile(void)
+{
+    begin_guest(read_voted);
+}
+
+/* Between the vote and the write. */
+static void repair_with_guest(disk_rig *rig, void (*guest)(void))
+{
     disk_rig_corrupt(rig, 1, SECTOR, SECTOR, 0x01);
     hook_rig = rig;
     fault_add((fault){.chain = disk_chain(rig->disk, 1),
                       .kind = FAULT_WRITE,
                       .times = 1,
-                      .hook = write_meanwhile});
+                      .hook = guest});
     expect(repair_all(rig, &by_vote), SECTOR, 0, SECTOR, 0, 0);
-    g_thread_join(writer);
+    g_thread_join(guest_thread);
+}
+
+Test(disk_repair, W7_a_write_between_vote_and_repair_is_never_overwritten)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
+    repair_with_guest(rig, write_meanwhile);
     memset(rig->model, 0x5a, 4 * SECTOR);
     disk_rig_check_replicas(rig, 7);
     disk_rig_check_read(rig, 0, MIB);
+}
+
+/* It would find replicas differing that are being made equal. */
+Test(disk_repair, W1_a_read_waits_for_a_repair)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
+    repair_with_guest(rig, read_meanwhile);
+    cr_assert_eq(disk_rig_count(rig, "divergence", "read"), 0);
 }
 
 /* Random corruption of minorities, guests that write all the while, repairs over all of the
