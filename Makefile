@@ -79,6 +79,10 @@ $(DISK_TESTS): $(BUILD)/tests/disk-rig.o $(BUILD)/tests/fault.o
 
 $(BUILD)/tests/test-disk-generation: LDFLAGS += -Wl,--wrap=file_sync
 
+# A process that ends at the n-th change of a host file.
+KILL_WRAP  := file_write_full file_sync file_resize file_punch file_zero
+$(BUILD)/tests/test-disk-resize-crash: LDFLAGS += $(KILL_WRAP:%=-Wl,--wrap=%)
+
 # Tests beneath which host files crash and fail on command.
 CRASH_WRAP := file_read_full file_read_exact file_write_full file_sync file_punch \
               file_allocate_zero file_zero file_resize io_list_run

@@ -115,6 +115,7 @@ struct disk {
     rangelock *range_lock;
 
     atomic_uint_fast64_t size;
+    uint64_t other_size; /* while it is opened: a smaller one that some replicas have */
     /* Written by replica_transition only: */
     atomic_uint_fast64_t in_sync, partly, removed;
     atomic_uint_fast64_t reads, read_bytes, writes, write_bytes, flushes;
@@ -305,6 +306,9 @@ bool disk_pattern_check(const disk_options *options, GError **error);
  * others, which began after this was called. */
 int disk_flush_locked(disk *d);
 
+/* disk-resize.c: what a crash cut off is finished, or undone, while the disk is opened. */
+bool disk_resize_resume(disk *d, GError **error);
+
 /* disk-state.c */
 
 /* Compares the replicas with what is recorded in `dir`; NULL: nothing is remembered. */
@@ -328,7 +332,8 @@ bool disk_mark_end(disk *d);
 bool disk_state_begin(disk *d, GError **error);
 /* Durable: the state that replica i has now. 0 or -errno. */
 int disk_state_record(disk *d, unsigned i);
-int disk_state_resize(disk *d, uint64_t size);
+/* Durable: the size, and the resize that is under way (from == to: none). */
+int disk_state_resize(disk *d, uint64_t size, uint64_t from, uint64_t to);
 /* Clears intent bits of regions that are equal and flushed. */
 void disk_state_tidy(disk *d);
 /* Nothing is written any more, and all that was is flushed. */

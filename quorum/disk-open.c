@@ -257,30 +257,47 @@ static bool open_chains(disk *d, const disk_options *options, GError **error)
     return all_writable || reopen_read_only(d, error);
 }
 
+static void set_sizes_error(const disk *d, GError **error)
+{
+    const disk_replica *first = NULL, *other = NULL;
+    for (unsigned i = 0; i < d->n && !other; i++) {
+        const disk_replica *replica = &d->replicas[i];
+        if (replica->chain && !first)
+            first = replica;
+        else if (replica->chain && chain_size(replica->chain) != chain_size(first->chain))
+            other = replica;
+    }
+    g_set_error(error, DISK_ERROR, DISK_ERROR_SIZES,
+                "replica '%s': has %" G_GUINT64_FORMAT
+                " bytes where replica '%s' has %" G_GUINT64_FORMAT
+                " (all must be equal; see 'qemu-img resize')",
+                other->name, chain_size(other->chain), first->name,
+                chain_size(first->chain));
+}
+
+/* Two sizes may be those of a resize that a crash cut off; the record tells (open_state). */
 static bool check_chains(disk *d, GError **error)
 {
     chain *chains[VOTE_REPLICAS_MAX] = {0};
-    const char *names[VOTE_REPLICAS_MAX];
     unsigned n = 0;
     for (unsigned i = 0; i < d->n; i++) {
-        names[n] = d->replicas[i].name;
         chains[n] = d->replicas[i].chain;
         n += chains[n] != NULL;
     }
     if (!chain_check_distinct(chains, n, error))
         return false;
-    uint64_t size = chain_size(chains[0]);
+    uint64_t size = chain_size(chains[0]), other = size;
     for (unsigned i = 1; i < n; i++) {
-        if (chain_size(chains[i]) == size)
+        uint64_t its = chain_size(chains[i]);
+        if (other == size && d->writable)
+            other = its;
+        if (its == size || its == other)
             continue;
-        g_set_error(error, DISK_ERROR, DISK_ERROR_SIZES,
-                    "replica '%s': has %" G_GUINT64_FORMAT
-                    " bytes where replica '%s' has %" G_GUINT64_FORMAT
-                    " (all must be equal; see 'qemu-img resize')",
-                    names[i], chain_size(chains[i]), names[0], size);
+        set_sizes_error(d, error);
         return false;
     }
-    atomic_init(&d->size, size);
+    atomic_init(&d->size, MAX(size, other));
+    d->other_size = MIN(size, other);
     return true;
 }
 
@@ -443,12 +460,32 @@ static void disk_free(disk *d, bool flushed)
     g_free(d);
 }
 
+/* Why replicas have two sizes: no resize is on record. */
+static bool is_unexplained(const GError *error)
+{
+    return g_error_matches(error, STATE_ERROR, STATE_ERROR_SIZE) ||
+           g_error_matches(error, STATE_ERROR, STATE_ERROR_VOID_BROKEN) ||
+           g_error_matches(error, STATE_ERROR, STATE_ERROR_VOID_OTHER);
+}
+
 /* What is recorded of the replicas, and what follows from it. */
 static bool open_state(disk *d, const disk_options *options, GError **error)
 {
     bool whole;
-    if (!disk_state_open(d, options->state_dir, error) ||
-        !disk_admit(d, options, &whole, error))
+    g_autoptr(GError) refused = NULL;
+    bool opened = disk_state_open(d, options->state_dir, &refused);
+    uint64_t from, to;
+    bool explained = opened ? d->store && state_get_resize(d->store, &from, &to)
+                            : !is_unexplained(refused);
+    if (d->other_size != disk_size(d) && !explained) {
+        set_sizes_error(d, error);
+        return false;
+    }
+    if (!opened) {
+        g_propagate_error(error, g_steal_pointer(&refused));
+        return false;
+    }
+    if (!disk_admit(d, options, &whole, error))
         return false;
     if (!whole && d->writable)
         return reopen_read_only(d, error) && check_chains(d, error);
@@ -472,7 +509,7 @@ disk *disk_open(const disk_options *options, journal *records, GError **error)
     d->policy = make_policy(d, options, error);
     if (d->policy && open_chains(d, options, error) && check_chains(d, error) &&
         open_state(d, options, error) && begin_writing(d, error) &&
-        begin_repairing(d, options, error)) {
+        disk_resize_resume(d, error) && begin_repairing(d, options, error)) {
         if (!d->writable)
             disk_state_end(d);
         if (!d->offline)

@@ -61,9 +61,15 @@ static bool open_store(disk *d, const char *dir, const identity *now, GError **e
     shape_names names;
     GError *refused = NULL;
     fill_shape(d, disk_size(d), now, &names);
+    names.shape.resize_from = d->other_size;
+    names.shape.resize_to = disk_size(d);
     d->store = state_open(dir, d->name, &names.shape, &refused);
     if (d->store)
         return true;
+    if (d->other_size != disk_size(d)) { /* void: there is nothing that explains it */
+        g_propagate_error(error, refused);
+        return false;
+    }
     bool ok = is_void(refused) && reset_store(d, dir, refused->message, error);
     if (!is_void(refused))
         g_propagate_error(error, g_steal_pointer(&refused));
@@ -168,6 +174,10 @@ static bool judge_strangers(disk *d, const char *dir, const identity *now,
         journal_opening(d, "all replicas were moved: recorded state is kept");
         found->foreign = 0;
         return true;
+    }
+    if (d->other_size != disk_size(d)) {
+        g_set_error(error, STATE_ERROR, STATE_ERROR_SIZE, "every replica was changed");
+        return false;
     }
     if (!reset_store(d, dir, "every replica was changed", error))
         return false;
@@ -322,15 +332,19 @@ bool disk_state_begin(disk *d, GError **error)
     return !failed;
 }
 
-int disk_state_resize(disk *d, uint64_t size)
+int disk_state_resize(disk *d, uint64_t size, uint64_t from, uint64_t to)
 {
     shape_names names;
-    if (!d->store || state_size(d->store) == size)
+    uint64_t old_from, old_to;
+    bool resizes = d->store && state_get_resize(d->store, &old_from, &old_to);
+    if (!d->store || (state_size(d->store) == size && from == to && !resizes))
         return 0;
     int r = disk_mark(d);
     if (r < 0)
         return r;
     fill_shape(d, size, NULL, &names);
+    names.shape.resize_from = from;
+    names.shape.resize_to = to;
     return state_reshape(d->store, &names.shape, NULL);
 }
 

@@ -55,6 +55,8 @@ enum {
 
 /* Behind the replicas. Version 1 has nothing there. */
 enum {
+    AT_RESIZE_FROM = 0,
+    AT_RESIZE_TO = 8,
     AT_N_EXACT = 16,
     AT_EXACT = 32, /* entries: replica, 4 bytes unused, offset, length */
     EXACT_SIZE = 24,
@@ -200,6 +202,8 @@ static void sum_slot(const uint8_t *slot, size_t length, uint8_t ret_sum[SUM_SIZ
 
 static void encode_tail(const state_facts *facts, uint8_t *tail)
 {
+    put64(tail + AT_RESIZE_FROM, facts->resize_from);
+    put64(tail + AT_RESIZE_TO, facts->resize_to);
     put32(tail + AT_N_EXACT, facts->n_exact);
     for (unsigned k = 0; k < facts->n_exact; k++) {
         uint8_t *at = tail + AT_EXACT + (size_t)k * EXACT_SIZE;
@@ -228,8 +232,11 @@ static bool has_valid_exact(const state_facts *facts)
 
 static bool decode_tail(const uint8_t *tail, state_facts *facts)
 {
+    facts->resize_from = get64(tail + AT_RESIZE_FROM);
+    facts->resize_to = get64(tail + AT_RESIZE_TO);
     facts->n_exact = get32(tail + AT_N_EXACT);
-    if (facts->n_exact > STATE_EXACT_MAX)
+    if (facts->n_exact > STATE_EXACT_MAX || facts->resize_from > IMAGE_SIZE_MAX ||
+        facts->resize_to > IMAGE_SIZE_MAX)
         return false;
     for (unsigned k = 0; k < facts->n_exact; k++) {
         const uint8_t *at = tail + AT_EXACT + (size_t)k * EXACT_SIZE;

@@ -49,6 +49,7 @@ typedef struct state_facts {
     bool clean;
     bool reconcile; /* though clean, what is dirty may differ */
     uint64_t size;
+    uint64_t resize_from, resize_to; /* equal: no resize is under way */
     unsigned n, threshold;
     unsigned intent_shift, stale_shift; /* a region is 1 << shift bytes */
     uint64_t layout;                    /* counts up with each area */

@@ -289,6 +289,11 @@ static bool load(state *s, GError **error)
 
 /* ---- Opening -------------------------------------------------------------------------- */
 
+static void set_no_resize(GError **error, const char *path)
+{
+    set_error(error, STATE_ERROR_SIZE, path, "no resize between these sizes is recorded");
+}
+
 static state *load_file(int fd, const char *path, const state_shape *shape,
                         GError **error)
 {
@@ -302,6 +307,8 @@ static state *load_file(int fd, const char *path, const state_shape *shape,
     else if (failed == -ENOENT)
         set_error(error, STATE_ERROR_VOID_OTHER, path,
                   "recorded state is void: it is that of other replicas");
+    else if (failed == -ERANGE)
+        set_no_resize(error, path);
     else if (failed)
         set_io_error(error, path, failed);
     if (failed)
@@ -330,6 +337,10 @@ state *state_open(const char *dir, const char *disk, const state_shape *shape,
     if (!check_name(disk, error))
         return NULL;
     int fd = open_locked(path, 0);
+    if (fd == -ENOENT && shape->resize_from != shape->resize_to) {
+        set_no_resize(error, path);
+        return NULL;
+    }
     if (fd == -ENOENT)
         return make(dir, disk, shape, error);
     if (fd >= 0)

@@ -44,9 +44,12 @@ const char *state_set_shape(state_facts *facts, const state_shape *shape)
 {
     if (shape->n < 1 || shape->n > VOTE_REPLICAS_MAX || shape->threshold < 1 ||
         shape->threshold > shape->n || shape->size > IMAGE_SIZE_MAX ||
+        shape->resize_from > IMAGE_SIZE_MAX || shape->resize_to > IMAGE_SIZE_MAX ||
         !is_region(shape->intent_region) || !is_region(shape->stale_region))
         return "the disk's size, threshold or number of replicas cannot be";
     facts->size = shape->size;
+    facts->resize_from = shape->resize_from;
+    facts->resize_to = shape->resize_to;
     facts->n = shape->n;
     facts->threshold = shape->threshold;
     facts->intent_shift =
@@ -290,11 +293,26 @@ static bool has_same_area(const state_facts *a, const state_facts *b, const int 
 
 static bool has_same_labels(const state_facts *a, const state_facts *b)
 {
-    bool same = a->threshold == b->threshold;
+    bool same = a->threshold == b->threshold && a->resize_from == b->resize_from &&
+                a->resize_to == b->resize_to;
     for (unsigned i = 0; i < b->n; i++)
         same = same && strcmp(name_of(a, i), name_of(b, i)) == 0 &&
                strcmp(source_of(a, i), source_of(b, i)) == 0;
     return same;
+}
+
+/* What is recorded of a resize stays while the disk has one of its sizes. False: the shape
+ * needs one that is not recorded. */
+static bool adopt_resize(const state_facts *recorded, const state_shape *shape,
+                         state_facts *facts)
+{
+    uint64_t from = recorded->resize_from, to = recorded->resize_to;
+    bool needed = shape->resize_from != shape->resize_to;
+    bool goes_on = needed || shape->size == from || shape->size == to;
+    facts->resize_from = goes_on ? from : 0;
+    facts->resize_to = goes_on ? to : 0;
+    return !needed || (MIN(from, to) == MIN(shape->resize_from, shape->resize_to) &&
+                       MAX(from, to) == MAX(shape->resize_from, shape->resize_to));
 }
 
 int state_adopt(state *s, const state_shape *shape, const char **ret_why)
@@ -304,6 +322,8 @@ int state_adopt(state *s, const state_shape *shape, const char **ret_why)
     *ret_why = state_set_shape(facts, shape);
     if (*ret_why)
         return -EINVAL;
+    if (!adopt_resize(&s->facts, shape, facts))
+        return -ERANGE;
     if (2 * match(&s->facts, facts, shape->identities, map) < s->facts.n)
         return -ENOENT;
     map_records(&s->facts, map, facts);

@@ -59,6 +59,15 @@ uint64_t state_size(state *s)
     return size;
 }
 
+bool state_get_resize(state *s, uint64_t *ret_from, uint64_t *ret_to)
+{
+    g_mutex_lock(&s->lock);
+    *ret_from = s->facts.resize_from;
+    *ret_to = s->facts.resize_to;
+    g_mutex_unlock(&s->lock);
+    return *ret_from != *ret_to;
+}
+
 uint64_t state_generation(state *s)
 {
     g_mutex_lock(&s->lock);

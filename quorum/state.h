@@ -56,6 +56,7 @@ typedef enum state_error {
     STATE_ERROR_NEWER,  /* valid, but of a newer format: neither read nor reset it */
     STATE_ERROR_VOID_BROKEN, /* no slot is valid, or it is no state file: state_reset */
     STATE_ERROR_VOID_OTHER,  /* of another set of replicas: state_reset */
+    STATE_ERROR_SIZE, /* no resize is recorded between the sizes that the shape names */
 } state_error;
 GQuark state_error_quark(void);
 
@@ -74,6 +75,9 @@ typedef struct state_shape {
     /* Bytes that one bit stands for, powers of two, at least 4096. 0: 64 MiB and 1 MiB; for
      * either the next one that keeps the bitmap within 128 KiB and 1 MiB. */
     uint64_t intent_region, stale_region;
+    /* A resize is under way between these sizes; equal: none. `size` is the larger one, or the
+     * new one. */
+    uint64_t resize_from, resize_to;
 } state_shape;
 
 typedef struct state state;
@@ -83,7 +87,8 @@ typedef struct state state;
  * them are there it is their record: others than those are new, in state STALE_WHOLE, and
  * those that are not there are forgotten. With fewer it is VOID_OTHER. Another size of the
  * disk, order or membership is taken over at once, durably; what the disk has gained is
- * neither dirty nor stale. */
+ * neither dirty nor stale. A shape that names a resize is for replicas of both its sizes, in
+ * any order: it must be on record, and nothing is made or changed if it is not. */
 state *state_open(const char *dir, const char *disk, const state_shape *shape,
                   GError **error);
 /* Moves what is there to DISK.state.void, and makes a new one. */
@@ -92,6 +97,8 @@ state *state_reset(const char *dir, const char *disk, const state_shape *shape,
 /* Durable: whatever an earlier call failed to write. No I/O if there is nothing. */
 int state_settle(state *s);
 uint64_t state_size(state *s); /* the disk's, as recorded */
+/* The resize that is recorded as under way; false: none. A crash may have cut it off. */
+bool state_get_resize(state *s, uint64_t *ret_from, uint64_t *ret_to);
 /* Does not end the session. NULL is allowed. Returns what its last sync returned. */
 int state_close(state *s);
 
