@@ -148,6 +148,7 @@ struct nbd_remote {
     uint64_t flushed;           /* of those, on stable storage, or known to be lost */
     uint64_t losses;            /* how often connections went with changes not flushed */
     uint64_t losses_told;
+    GArray *draining; /* of int: sockets; NULL: none ever */
 };
 
 /* `shown` (may be NULL) stands for the URI in messages. After a failure, too,
@@ -164,6 +165,12 @@ int nbd_remote_start(nbd_remote *remote, nbd_request *request);
 /* Waits, and gives the request back. */
 int nbd_remote_finish(nbd_remote *remote, nbd_request *request);
 int nbd_remote_run(nbd_remote *remote, nbd_request *request);
+
+/* For links: a connection is given up with requests on it, of which the server may still
+ * carry out those that it was sent. Takes a descriptor of its own. */
+void nbd_remote_drain(nbd_remote *remote, int fd);
+/* How many of these connections the server has not ended yet. */
+unsigned nbd_remote_draining(nbd_remote *remote);
 
 /* For links: a change was acknowledged; a connection is gone. */
 void nbd_remote_note_written(nbd_remote *remote);

@@ -395,10 +395,12 @@ int nbd_link_start(nbd_link *link, nbd_request *request, bool connect)
 static void time_out(nbd_link *link, nbd_request *r)
 {
     r->error = -ETIMEDOUT;
-    if (link->state == NBD_LINK_UP)
+    if (link->state == NBD_LINK_UP) {
+        nbd_remote_drain(link->remote, nbd_aio_get_fd(link->handle));
         drop(link, -EIO, false);
-    else
+    } else {
         end_request(link, r);
+    }
 }
 
 int nbd_link_wait(nbd_request *request)

@@ -9,10 +9,19 @@
  * finished flush has covered. A connection that is lost in between may have taken the server,
  * and what it had not on disk, with it: that is one loss, and the flushes that are under way
  * or that come next tell of it, once (W4).
+ *
+ * A server that stalls has requests in its socket that it carries out when it goes on, after
+ * whatever came later over another connection. So the socket of a connection that is given up
+ * at a deadline is kept, with its sending half closed: the server reads the end after the last
+ * request, and ends the connection when it has done them (nbdkit), or has begun them all
+ * (qemu-nbd). Until then something is under way (R5).
  */
 #include "formats/nbd-internal.h"
 #include "formats/path.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 bool nbd_remote_open(nbd_remote *remote, const char *uri, const char *shown,
                      unsigned timeout_ms, GError **error)
@@ -55,6 +64,9 @@ void nbd_remote_close(nbd_remote *remote)
         g_free(r->memory);
         g_free(r);
     }
+    for (unsigned i = 0; remote->draining && i < remote->draining->len; i++)
+        close(g_array_index(remote->draining, int, i));
+    g_clear_pointer(&remote->draining, g_array_unref);
     nbd_address_clear(&remote->address);
     g_mutex_clear(&remote->lock);
 }
@@ -170,6 +182,51 @@ int nbd_remote_run(nbd_remote *remote, nbd_request *request)
         return nbd_remote_finish(remote, request);
     nbd_remote_put(remote, request);
     return error;
+}
+
+/* ---- Connections that were given up -------------------------------------------------- */
+
+void nbd_remote_drain(nbd_remote *remote, int fd)
+{
+    int kept = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (kept < 0)
+        return;
+    shutdown(kept, SHUT_WR);
+    g_mutex_lock(&remote->lock);
+    if (!remote->draining)
+        remote->draining = g_array_new(FALSE, FALSE, sizeof(int));
+    g_array_append_val(remote->draining, kept);
+    g_mutex_unlock(&remote->lock);
+}
+
+/* Answers are of no interest any more, but must not be in the server's way. */
+static bool has_ended(int fd)
+{
+    char answers[16384];
+    ssize_t got;
+    unsigned looks = 64; /* a server may talk for ever */
+    do
+        got = recv(fd, answers, sizeof answers, MSG_DONTWAIT);
+    while ((got > 0 && --looks > 0) || (got < 0 && errno == EINTR));
+    if (got > 0)
+        return false;
+    return got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+unsigned nbd_remote_draining(nbd_remote *remote)
+{
+    unsigned n = 0;
+    g_mutex_lock(&remote->lock);
+    for (unsigned i = remote->draining ? remote->draining->len : 0; i-- > 0;) {
+        int fd = g_array_index(remote->draining, int, i);
+        if (!has_ended(fd))
+            continue;
+        close(fd);
+        g_array_remove_index_fast(remote->draining, i);
+    }
+    n = remote->draining ? remote->draining->len : 0;
+    g_mutex_unlock(&remote->lock);
+    return n;
 }
 
 /* ---- What links tell ----------------------------------------------------------------- */

@@ -364,6 +364,13 @@ static int nbd_image_flush_step(image *im, image_flush_state *flush,
     return error ? error : 1;
 }
 
+/* What we started ourselves ends, and what it was doing with it, when the image is closed. */
+static unsigned nbd_image_abandoned(const image *im)
+{
+    nbd_image *n = nbd_of((image *)(uintptr_t)im);
+    return n->helper ? 0 : nbd_remote_draining(&n->remote);
+}
+
 /* ---- Opening and closing ------------------------------------------------------------- */
 
 static void nbd_image_close(image *im)
@@ -387,6 +394,7 @@ static const image_driver nbd_driver = {
     .write_zeroes = nbd_image_write_zeroes,
     .discard = nbd_image_discard,
     .flush_step = nbd_image_flush_step,
+    .abandoned = nbd_image_abandoned,
 };
 
 static const char *why_read_only(const nbd_facts *facts)

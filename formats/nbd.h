@@ -24,7 +24,8 @@
  * If a connection is lost with writes that were acknowledged but not flushed, the next flush
  * is -EIO: the server may have forgotten them (W4).
  *
- * A server may still carry out a write that timed out here, even after a later one.
+ * A server may still carry out a write that timed out here, even after a later one. As long as it may, this
+ * counts as abandoned (image.h): until the server has ended the connection, or has been ended.
  */
 #ifndef FORMATS_NBD_H
 #define FORMATS_NBD_H

@@ -233,6 +233,42 @@ Test(nbd_faults, R5_a_stopped_server_costs_one_deadline)
     nbd_server_end(&server);
 }
 
+/* What it was told before it stalled it still does; until it has, that is under way. */
+Test(nbd_faults, R5_a_late_write_is_done_when_nothing_is_under_way)
+{
+    support_run("truncate -s 1M late.raw");
+    g_autofree char *path = support_path("late.raw");
+    nbd_server server = nbd_server_start("nbdkit -f -U {} file %s", path);
+    image *im = nbd_server_open(&server, SHORT_MS);
+    kill(server.pid, SIGSTOP);
+    waitpid(server.pid, NULL, WUNTRACED);
+    cr_assert_eq(write_one(im), -ETIMEDOUT);
+    cr_assert_eq(image_abandoned(im), 1);
+    size_t length;
+    g_autofree char *before = (char *)support_load(path, &length);
+    cr_assert_eq(before[0], 0);
+    kill(server.pid, SIGCONT);
+    while (image_abandoned(im) > 0)
+        g_usleep(1000);
+    g_autofree char *after = (char *)support_load(path, &length);
+    cr_assert_eq(after[0], 'x');
+    image_close(im);
+    nbd_server_end(&server);
+}
+
+Test(nbd_faults, R5_what_talks_for_ever_is_under_way_until_it_dies)
+{
+    nbd_server server = nbd_server_liar("flood");
+    image *im = nbd_server_open(&server, SHORT_MS);
+    cr_assert_eq(read_one(im), -ETIMEDOUT);
+    cr_assert_eq(image_abandoned(im), 1);
+    nbd_server_kill(&server);
+    while (image_abandoned(im) > 0)
+        g_usleep(1000);
+    image_close(im);
+    nbd_server_end(&server);
+}
+
 /* ---- Servers that die and come back ---------------------------------------------------- */
 
 static int read_until_there(image *im)
