@@ -322,7 +322,9 @@ bool disk_state_begin(disk *d, GError **error)
     g_autofree identity *now = g_new0(identity, d->n);
     if (!read_identities(d, now, error))
         return false;
-    int failed = record_all(d);
+    int failed = state_take_over(d->store);
+    if (!failed)
+        failed = record_all(d);
     if (!failed)
         failed = state_begin_session(d->store, now);
     if (failed)

@@ -230,6 +230,8 @@ static void lead_round(state *s)
 int state_commit(state *s)
 {
     uint64_t target = s->begun + 1;
+    if (s->pending)
+        return 0;
     while (s->ended < target) {
         if (s->running)
             g_cond_wait(&s->changed, &s->lock);

@@ -93,8 +93,9 @@ struct state {
     state_facts facts;
     bool facts_dirty;
     unsigned durable_slot;
-    GArray *queue;               /* of uint64_t: bitmap << 32 | sector */
-    bool running;                /* a round, or a reshape */
+    GArray *queue; /* of uint64_t: bitmap << 32 | sector */
+    bool running;  /* a round, or a reshape */
+    bool pending;  /* another shape was adopted: nothing is written (state_take_over) */
     uint64_t begun, ended, good; /* rounds; `good`: the last one that succeeded */
     int error;                   /* of the last one that did not */
 };
@@ -185,7 +186,7 @@ const char *state_set_shape(state_facts *facts, const state_shape *shape);
  * state_reshape. 0 also for a shape that cannot be. */
 unsigned state_match(const state_facts *recorded, const state_shape *shape, int *ret_map);
 uint64_t state_random_number(void); /* not 0 */
-/* Makes what was loaded that of the shape. -EINVAL: *ret_why; -ENOENT: other replicas. */
+/* Makes what was loaded that of the shape, in memory. -EINVAL: *ret_why; -ENOENT: other replicas. */
 int state_adopt(state *s, const state_shape *shape, const char **ret_why);
 
 /* state-stale.c: a state_exact_keep of a state. */

@@ -309,8 +309,6 @@ static state *load_file(int fd, const char *path, const state_shape *shape,
                   "recorded state is void: it is that of other replicas");
     else if (failed == -ERANGE)
         set_no_resize(error, path);
-    else if (failed)
-        set_io_error(error, path, failed);
     if (failed)
         goto fail;
     s->was_clean = s->facts.clean;

@@ -214,8 +214,9 @@ static uint64_t place_area(const state_facts *now, const state_facts *then)
     return (end + 4095) & ~UINT64_C(4095);
 }
 
-/* `facts` are the new ones, `map` as for state_reshape; both lie outside of `s`. */
-static int reshape(state *s, const state_facts *facts, const int *map)
+/* `facts` are the new ones, `map` as for state_reshape; both lie outside of `s`. Not `now`: in
+ * memory, and nothing else is written until that has been. */
+static int reshape(state *s, const state_facts *facts, const int *map, bool now)
 {
     state *next = state_new(s->fd, NULL);
     next->facts = *facts;
@@ -228,7 +229,7 @@ static int reshape(state *s, const state_facts *facts, const int *map)
     for (unsigned i = 0; i < facts->n; i++)
         carry_bits(map[i] < 0 ? NULL : &s->bitmaps[1 + map[i]], &next->bitmaps[1 + i]);
     state_recount(next);
-    int failed = state_write_all(next);
+    int failed = now ? state_write_all(next) : 0;
 
     g_mutex_lock(&s->lock);
     s->durable_slot = next->durable_slot;
@@ -240,6 +241,7 @@ static int reshape(state *s, const state_facts *facts, const int *map)
         take_bitmaps(s, next);
         g_array_set_size(s->queue, 0);
         state_recount(s);
+        s->pending = !now;
     }
     g_mutex_unlock(&s->lock);
     next->fd = -1;
@@ -250,8 +252,9 @@ static int reshape(state *s, const state_facts *facts, const int *map)
 uint64_t state_random_number(void)
 {
     uint64_t number = 0;
-    while (number == 0 && getentropy(&number, sizeof number) == 0)
-        ;
+    while (number == 0)
+        if (getentropy(&number, sizeof number) < 0)
+            number = (uint64_t)g_get_real_time();
     return number;
 }
 
@@ -329,13 +332,21 @@ int state_adopt(state *s, const state_shape *shape, const char **ret_why)
     map_records(&s->facts, map, facts);
     map_exact(&s->facts, map, facts);
     if (!has_same_area(&s->facts, facts, map))
-        return reshape(s, facts, map);
-    if (has_same_labels(&s->facts, facts))
-        return 0;
-    g_mutex_lock(&s->lock);
+        return reshape(s, facts, map, false);
+    s->pending = !has_same_labels(&s->facts, facts);
     s->facts = *facts;
-    s->facts_dirty = true;
-    int failed = state_commit(s);
+    return 0;
+}
+
+int state_take_over(state *s)
+{
+    g_mutex_lock(&s->lock);
+    bool pending = s->pending;
+    s->pending = false;
+    g_mutex_unlock(&s->lock);
+    int failed = pending ? state_write_all(s) : 0;
+    g_mutex_lock(&s->lock);
+    s->pending = failed != 0;
     g_mutex_unlock(&s->lock);
     return failed;
 }
@@ -362,7 +373,7 @@ int state_reshape(state *s, const state_shape *shape, const int *map)
         map_exact(&s->facts, map ? map : as_before, facts);
     }
     if (!result)
-        result = reshape(s, facts, map ? map : as_before);
+        result = reshape(s, facts, map ? map : as_before, true);
 
     g_mutex_lock(&s->lock);
     state_leave(s);

@@ -43,6 +43,7 @@ static inline state *rig_open(const char *dir, const state_shape *shape)
     g_autoptr(GError) error = NULL;
     state *s = state_open(dir, "disk", shape, &error);
     cr_assert_not_null(s, "%s", error ? error->message : "");
+    cr_assert_eq(state_take_over(s), 0);
     return s;
 }
 

@@ -20,6 +20,7 @@
 typedef struct set {
     const char *names[4]; /* of the replicas' files */
     unsigned n, threshold;
+    bool read_only;
     journal *journal;
     disk *disk;
 } set;
@@ -40,6 +41,7 @@ static disk *open_disk(set *s, GError **error)
         paths[i] = support_path("%s", s->names[i]);
     disk_options *options = disk_rig_options(paths, s->n, "qcow2");
     options->threshold = s->threshold;
+    options->read_only = s->read_only;
     options->state_dir = support_path("state");
     disk *d = disk_open(options, s->journal, error);
     disk_options_free(options);
@@ -352,6 +354,32 @@ Test(disk_generation, O5_a_set_that_grows_and_shrinks_keeps_its_record)
     expect_open(&s, "", "");
     expect_byte(&s, 2);
     expect_healed(&s, 2);
+}
+
+/* A slip of the pen, or a look at some of them: the record still has all of them after it. */
+Test(disk_generation, O5_a_mount_that_is_refused_or_only_reads_forgets_nobody)
+{
+    set s;
+    set_new(&s);
+    s.threshold = 3;
+    session(&s, 1);
+    support_run("qemu-img create -q -f qcow2 d.qcow2 %u", SIZE);
+    for (unsigned k = 0; k < 3; k++) {
+        g_autoptr(GError) error = NULL;
+        s.names[1] = k == 1 ? "c.qcow2" : "d.qcow2";
+        s.n = k == 1 ? 2 : 3;
+        s.threshold = k == 0 ? 3 : 2;
+        s.read_only = k > 0;
+        s.disk = open_disk(&s, &error);
+        if (k == 0)
+            cr_assert(g_error_matches(error, DISK_ERROR, DISK_ERROR_STALE));
+        else
+            set_close(&s);
+        s = (set){.names = {"a.qcow2", "b.qcow2", "c.qcow2"}, .n = N, .threshold = 2};
+        expect_open(&s, "", "");
+        expect_byte(&s, 1);
+        set_close(&s);
+    }
 }
 
 /* a is what is left of the record, and was changed; the others are new: nobody is trusted but
