@@ -23,6 +23,7 @@
  *   disk-worker.c   the thread that does so
  *   scrub.c         all of the disk is looked at, on a thread of its own
  *   rejoin.c        a replica that was out is opened anew and comes back
+ *   disk-members.c  replicas are taken out and put in
  *   replica.c       states of a replica
  *
  * Who votes on a range is found out after its range lock was taken (disk_voters), so a
@@ -64,7 +65,7 @@ typedef struct rejoin rejoin;
 
 typedef struct disk_replica {
     char *name;
-    char *source;
+    const char *source;       /* interned; under attach_lock */
     replica_options *options; /* to open it anew */
     unsigned timeout_ms;      /* how long a request waits for it (R5) */
     chain *chain;             /* NULL: it could not be opened, or was removed */
@@ -333,6 +334,8 @@ bool disk_state_begin(disk *d, GError **error);
 /* Durable: the state that replica i has now. 0 or -errno. */
 int disk_state_record(disk *d, unsigned i);
 /* Durable: the size, and the resize that is under way (from == to: none). */
+/* Other replicas; map as in state_reshape. Durable. All of the disk is locked. */
+int disk_state_reshape(disk *d, const int *map);
 int disk_state_resize(disk *d, uint64_t size, uint64_t from, uint64_t to);
 /* Clears intent bits of regions that are equal and flushed. */
 void disk_state_tidy(disk *d);
@@ -398,6 +401,8 @@ bool disk_rejoin_stop(disk *d);
 /* disk-open.c: opens replica i's chain by its options, with O1 to O5. */
 chain *disk_open_chain(const disk *d, unsigned i, const path_policy *policy,
                        bool writable, GError **error);
+/* Closes one that may hang: what is waited for is bounded (R5). */
+void disk_close_hung(chain *c);
 /* Under an exclusive lock of the whole disk. NULL: it has none. Returns the one it had. */
 chain *disk_set_chain(disk *d, unsigned i, chain *c);
 

@@ -324,7 +324,7 @@ static void replica_init(disk_replica *replica, const disk_options *options, uns
     if (!copy->timeout_ms)
         copy->timeout_ms = options->timeout_ms;
     replica->name = g_strdup(copy->name);
-    replica->source = g_strdup(copy->source);
+    replica->source = g_intern_string(copy->source);
     replica->options = copy;
     replica->timeout_ms = copy->timeout_ms ? copy->timeout_ms : DISK_TIMEOUT_DEFAULT_MS;
     replica->format = copy->format ? g_intern_string(copy->format) : "";
@@ -391,7 +391,7 @@ static void *close_apart(void *opaque)
 }
 
 /* To close a file may take as long as it hangs; so long nobody waits (R5). */
-static void close_hung(chain *hung)
+void disk_close_hung(chain *hung)
 {
     closing *c = g_new0(closing, 1);
     gint64 until = g_get_monotonic_time() + CLOSE_US;
@@ -416,7 +416,7 @@ static void close_chains(disk *d)
     for (unsigned i = 0; i < d->n; i++) {
         chain *c = disk_set_chain(d, i, NULL);
         if (c && d->replicas[i].state == REPLICA_HUNG)
-            close_hung(c);
+            disk_close_hung(c);
         else
             chain_close(c);
     }
@@ -435,7 +435,6 @@ static void disk_free(disk *d, bool flushed)
         rangeset_clear(&replica->copied);
         replica_options_free(replica->options);
         g_free(replica->name);
-        g_free(replica->source);
     }
     g_free(d->replicas);
     path_policy_free(d->policy);

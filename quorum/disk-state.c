@@ -334,6 +334,13 @@ bool disk_state_begin(disk *d, GError **error)
     return !failed;
 }
 
+int disk_state_reshape(disk *d, const int *map)
+{
+    shape_names names;
+    fill_shape(d, disk_size(d), NULL, &names);
+    return state_reshape(d->store, &names.shape, map);
+}
+
 int disk_state_resize(disk *d, uint64_t size, uint64_t from, uint64_t to)
 {
     shape_names names;

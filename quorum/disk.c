@@ -63,12 +63,12 @@ void disk_replica_status(disk *d, unsigned i, replica_status *ret_status)
     disk_replica *replica = &d->replicas[i];
     *ret_status = (replica_status){
         .name = replica->name,
-        .source = replica->source,
         .read_errors = atomic_load(&replica->read_errors),
         .write_errors = atomic_load(&replica->write_errors),
         .latency_us = atomic_load(&replica->latency_ns) / 1000,
     };
     g_rw_lock_reader_lock(&d->attach_lock);
+    ret_status->source = replica->source;
     ret_status->format = replica->format;
     ret_status->decoder = replica->decoder;
     g_rw_lock_reader_unlock(&d->attach_lock);

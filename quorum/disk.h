@@ -141,6 +141,15 @@ int disk_map(disk *d, uint64_t offset, uint64_t length, bool *ret_zero,
  * display figure. */
 uint64_t disk_allocated(disk *d);
 
+/* Takes replica i out, for this disk and its record; DISK_ERROR_OPTIONS where the others would
+ * not be enough. Waits for what is under way. Both may be called while the disk is used. */
+bool disk_remove_replica(disk *d, unsigned i, GError **error);
+/* In the place of one that was removed: another file, of the disk's size, whatever it holds.
+ * It is stale as a whole, and is filled. Needs a state_dir and O4's majority. `options` is only
+ * read; its name is not. */
+bool disk_put_replica(disk *d, unsigned i, const replica_options *options,
+                      GError **error);
+
 /* A replica's state. The table of states and transitions is in replica.c. */
 typedef enum replica_state {
     REPLICA_IN_SYNC,

@@ -338,6 +338,96 @@ Test(disk_rejoin, O5_too_few_that_are_there_are_refused)
     cr_assert(g_str_has_prefix(error->message, "replica 'a': "), "%s", error->message);
 }
 
+/* ---- Taken out and put in ---------------------------------------------------------------- */
+
+static replica_options *new_replica(set *s, uint64_t size)
+{
+    replica_options *options = replica_options_new();
+    options->name = g_strdup("new");
+    options->path = support_path("new.raw");
+    options->source = g_strdup(options->path);
+    options->format = g_strdup("raw");
+    g_autofree uint8_t *empty = g_malloc0(size);
+    support_save(options->path, empty, size);
+    g_free(s->rig->paths[1]);
+    s->rig->paths[1] = g_strdup(options->path);
+    return options;
+}
+
+Test(disk_rejoin, W2_a_replica_is_exchanged_while_the_disk_is_written_to)
+{
+    g_auto(set) s;
+    g_autoptr(GError) error = NULL;
+    set_init(&s, 3, 2);
+    write_model(&s, 0, 4096, 1);
+    cr_assert(disk_remove_replica(s.rig->disk, 1, &error));
+    expect_state(&s, 1, REPLICA_REMOVED);
+    cr_assert_str_eq(disk_state_name(s.rig->disk), "healthy");
+    write_model(&s, MIB, 4096, 2);
+    cr_assert_eq(disk_flush(s.rig->disk), 0);
+
+    replica_options *options = new_replica(&s, SIZE);
+    cr_assert(disk_put_replica(s.rig->disk, 1, options, &error), "%s",
+              error ? error->message : "");
+    replica_options_free(options);
+    expect_state(&s, 1, REPLICA_STALE);
+    disk_rig_check_read(s.rig, 0, MIB);
+    expect_healthy(&s);
+    set_close(&s);
+    must_open(&s);
+    cr_assert_str_eq(disk_state_name(s.rig->disk), "healthy");
+    disk_rig_check_read(s.rig, MIB, MIB);
+}
+
+Test(disk_rejoin, W2_who_was_removed_is_filled_as_a_whole_by_the_next_open)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    cr_assert(disk_remove_replica(s.rig->disk, 1, NULL));
+    write_model(&s, MIB, 4096, 2);
+    disk_state_tidy(s.rig->disk);
+    set_close(&s);
+    must_open(&s);
+    expect_state(&s, 1, REPLICA_STALE);
+    expect_healthy(&s);
+}
+
+Test(disk_rejoin, as_many_as_the_threshold_remain)
+{
+    g_auto(set) s;
+    g_autoptr(GError) error = NULL;
+    set_init(&s, 3, 2);
+    cr_assert(disk_remove_replica(s.rig->disk, 0, NULL));
+    cr_assert(!disk_remove_replica(s.rig->disk, 0, NULL));
+    cr_assert(!disk_remove_replica(s.rig->disk, 1, &error));
+    cr_assert_str_eq(error->message,
+                     "The number of children cannot be lower than the vote threshold 2");
+    expect_state(&s, 1, REPLICA_IN_SYNC);
+}
+
+Test(disk_rejoin, who_has_another_size_or_is_there_already_is_not_put_in)
+{
+    g_auto(set) s;
+    g_autoptr(GError) error = NULL;
+    set_init(&s, 3, 2);
+    replica_options *options = new_replica(&s, MIB);
+    cr_assert(!disk_put_replica(s.rig->disk, 1, options, NULL));
+    expect_state(&s, 1, REPLICA_IN_SYNC);
+    cr_assert(disk_remove_replica(s.rig->disk, 1, NULL));
+    cr_assert(!disk_put_replica(s.rig->disk, 1, options, &error));
+    cr_assert(strstr(error->message, "has 1048576 bytes"), "%s", error->message);
+    expect_state(&s, 1, REPLICA_REMOVED);
+    g_clear_error(&error);
+    g_free(options->path);
+    options->path = g_strdup(s.rig->paths[0]);
+    cr_assert(!disk_put_replica(s.rig->disk, 1, options, &error));
+    expect_state(&s, 1, REPLICA_REMOVED);
+    replica_options_free(options);
+    write_model(&s, 0, 4096, 1);
+    disk_rig_check_read(s.rig, 0, MIB);
+    disk_rig_check_replicas(s.rig, 5);
+}
+
 /* ---- By itself ----------------------------------------------------------------------------- */
 
 Test(disk_rejoin, who_hung_comes_back_by_himself)

@@ -1,0 +1,137 @@
+/*
+ * disk-members.c: the operator takes a replica out of a disk that is in use, and puts one in
+ * its place.
+ *
+ * Under an exclusive lock of the whole disk, like every exchange of a chain. One that is put in
+ * is another file as far as anybody knows: it has missed everything, and is filled by resync
+ * (W2, O4). If it cannot be opened nothing has changed.
+ *
+ * A replica that was removed is not waited for: regions become clean without it, and it is
+ * filled as a whole if it is ever there again, also at the next open.
+ */
+#include "quorum/disk-internal.h"
+#include <errno.h>
+
+static bool refuse(GError **error, const char *why)
+{
+    g_set_error(error, DISK_ERROR, DISK_ERROR_OPTIONS, "%s", why);
+    return false;
+}
+
+/* Whether those that remain are enough everywhere. */
+static bool may_go(disk *d, unsigned i, GError **error)
+{
+    uint64_t bit = UINT64_C(1) << i;
+    g_mutex_lock(&d->state_lock);
+    bool gone = d->replicas[i].state == REPLICA_REMOVED;
+    bool enough = disk_quorum_everywhere(d, disk_takers(d) & ~bit, 0, IMAGE_SIZE_MAX);
+    g_mutex_unlock(&d->state_lock);
+    if (gone)
+        return refuse(error, "is removed already");
+    if (disk_set_size(disk_members(d) & ~bit) < d->threshold) {
+        g_set_error(error, DISK_ERROR, DISK_ERROR_OPTIONS,
+                    "The number of children cannot be lower than the vote threshold %u",
+                    d->threshold);
+        return false;
+    }
+    return enough || refuse(error, "the others lack a quorum somewhere (wait until they "
+                                   "are in sync)");
+}
+
+/* *ret_chain: what is to be closed when the lock is given up. */
+static bool remove_locked(disk *d, unsigned i, chain **ret_chain, GError **error)
+{
+    if (!may_go(d, i, error))
+        return false;
+    g_mutex_lock(&d->state_lock);
+    replica_state from = d->replicas[i].state;
+    replica_transition(d, i, REPLICA_EVENT_REMOVED);
+    rangeset_clear(&d->replicas[i].missed);
+    rangeset_clear(&d->replicas[i].copied);
+    g_mutex_unlock(&d->state_lock);
+    *ret_chain = disk_set_chain(d, i, NULL);
+    disk_journal_state(d, "remove", i, 0, from, REPLICA_REMOVED);
+    if (disk_state_record(d, i) == 0)
+        return true;
+    return refuse(error, "was removed, but the state directory cannot be written");
+}
+
+bool disk_remove_replica(disk *d, unsigned i, GError **error)
+{
+    chain *c = NULL;
+    rangelock_held held;
+    rangelock_acquire(d->range_lock, &held, 0, UINT64_MAX, RANGELOCK_EXCLUSIVE);
+    bool removed = remove_locked(d, i, &c, error);
+    rangelock_release(d->range_lock, &held);
+    if (c)
+        disk_close_hung(c);
+    return removed;
+}
+
+/* What is recorded names the new file, and says that it has nothing. */
+static int record_new(disk *d, unsigned i)
+{
+    int map[VOTE_REPLICAS_MAX];
+    for (unsigned k = 0; k < d->n; k++)
+        map[k] = k == i ? -1 : (int)k;
+    return disk_state_reshape(d, map);
+}
+
+static int add_locked(disk *d, unsigned i, const replica_options *options)
+{
+    disk_replica *replica = &d->replicas[i];
+    replica_options *before = replica->options;
+    replica->options = replica_options_copy(options);
+    if (replica->options->decoder < 0)
+        replica->options->decoder = before->decoder;
+    if (!replica->options->timeout_ms)
+        replica->options->timeout_ms = before->timeout_ms;
+    replica_options_free(before);
+    int r = record_new(d, i);
+    if (r < 0)
+        return r;
+    g_rw_lock_writer_lock(&d->attach_lock);
+    replica->source = g_intern_string(options->source);
+    g_rw_lock_writer_unlock(&d->attach_lock);
+    g_mutex_lock(&d->state_lock);
+    rangeset_add(&replica->missed, 0, disk_size(d));
+    replica_transition(d, i, REPLICA_EVENT_ADDED);
+    g_mutex_unlock(&d->state_lock);
+    return 0;
+}
+
+static void take_back(disk *d, unsigned i)
+{
+    rangelock_held held;
+    rangelock_acquire(d->range_lock, &held, 0, UINT64_MAX, RANGELOCK_EXCLUSIVE);
+    g_mutex_lock(&d->state_lock);
+    replica_transition(d, i, REPLICA_EVENT_REMOVED);
+    rangeset_clear(&d->replicas[i].missed);
+    g_mutex_unlock(&d->state_lock);
+    disk_state_record(d, i);
+    rangelock_release(d->range_lock, &held);
+}
+
+bool disk_put_replica(disk *d, unsigned i, const replica_options *options, GError **error)
+{
+    rangelock_held held;
+    if (!d->session || 2 * d->threshold <= d->n)
+        return refuse(error,
+                      "only a writable disk with a threshold of more than half can "
+                      "fill a replica");
+    rangelock_acquire(d->range_lock, &held, 0, UINT64_MAX, RANGELOCK_EXCLUSIVE);
+    bool free = disk_has_bit(atomic_load(&d->removed), i);
+    int r = free ? add_locked(d, i, options) : 0;
+    rangelock_release(d->range_lock, &held);
+    if (!free)
+        return refuse(error, "is part of the disk (remove it first)");
+    if (r < 0) {
+        g_set_error(error, DISK_ERROR, DISK_ERROR_STALE,
+                    "the state directory cannot be written: %s", g_strerror(-r));
+        return false;
+    }
+    if (disk_rejoin_try(d, i, error) == REJOIN_BACK)
+        return true;
+    take_back(d, i);
+    return false;
+}
