@@ -130,6 +130,10 @@ static const char *advice(const json_t *d)
     if (errors)
         return "replicas had errors and were outvoted. Look at the events,\n"
                "            and at the disks below.";
+    if (number_of(d, "unreconciled-bytes") &&
+        json_is_true(json_object_get(d, "read-only")))
+        return "after a crash replicas may differ where they were written to. A\n"
+               "            mount that may write makes them equal.";
     return NULL;
 }
 
@@ -162,17 +166,58 @@ static void print_job(const json_t *job)
     putchar('\n');
 }
 
+/* "     state: ", and in 80 columns as many lines as it takes. */
+static void print_text(const char *label, const char *text)
+{
+    g_autofree char *whole = cell(text, -1000);
+    g_auto(GStrv) words = g_strsplit(whole, " ", -1);
+    glong column = 12;
+    printf("%10s:", label);
+    for (char **word = words; *word; word++) {
+        g_autofree char *shown = cell(*word, -67);
+        glong width = g_utf8_strlen(shown, -1);
+        if (column > 12 && column + width > 80) {
+            printf("\n           ");
+            column = 12;
+        }
+        printf(" %s", shown);
+        column += width + 1;
+    }
+    putchar('\n');
+}
+
+/* What a crash left is being made equal, unless nobody may write. Until then a disk is not
+ * called healthy. */
+static void print_state(const json_t *d)
+{
+    const char *state = text_of(d, "state"), *left = NULL;
+    bool read_only = json_is_true(json_object_get(d, "read-only"));
+    uint64_t unequal = number_of(d, "unreconciled-bytes");
+    bool well = strcmp(state, "healthy") == 0;
+    const char *colour = colour_of(unequal && well ? "degraded" : state);
+    if (unequal)
+        left = cli_size_text(unequal);
+    printf("     state: %s%s", colour, left && well ? "" : state);
+    if (left)
+        printf("%s%s, %s%s", well ? "" : ", ",
+               read_only ? "not reconciled" : "reconciling", left,
+               read_only ? "" : " left");
+    printf("%s\n", *colour ? "\033[0m" : "");
+    if (!read_only)
+        return;
+    const char *why = json_string_value(json_object_get(d, "read-only-reason"));
+    print_text("read-only", why ? why : "as asked for");
+}
+
 static void print_disk(const json_t *d)
 {
-    const char *state = text_of(d, "state");
-    const char *colour = colour_of(state);
     const json_t *replicas = json_object_get(d, "replicas");
     g_autofree char *name = cell(text_of(d, "name"), -60);
     g_autofree char *file = cell(text_of(d, "file"), -60);
     const char *todo = advice(d);
     printf("      disk: %s\n", name);
     printf("      file: %s\n", file);
-    printf("     state: %s%s%s\n", colour, state, *colour ? "\033[0m" : "");
+    print_state(d);
     printf("      size: %s (%" G_GUINT64_FORMAT " bytes)\n",
            cli_size_text(number_of(d, "size")), number_of(d, "size"));
     printf(" threshold: %" G_GUINT64_FORMAT " of %zu\n", number_of(d, "threshold"),
@@ -198,7 +243,8 @@ static void print_disk(const json_t *d)
         width = (int)CLAMP(length, width, 12);
     }
     g_autofree char *title = cell("name", width);
-    printf("\n    %s %-9s %5s %6s  %9s %8s  %-7s  %s\n", title, "state", "read", "write",
+    printf("\n    %*s %-9s -- errors --\n", width, "", "");
+    printf("    %s %-9s %5s %6s  %9s %8s  %-7s  %s\n", title, "state", "read", "write",
            "differing", "latency", "decoder", "source");
     json_array_foreach(replicas, i, row)
     {

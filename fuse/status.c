@@ -61,6 +61,9 @@ static json_t *disk_row(disk *d, journal *j)
                         json_text(disk_pattern_name(disk_read_pattern(d))));
     json_object_set_new(row, "blkverify", json_boolean(disk_blkverify(d)));
     json_object_set_new(row, "state", json_text(disk_state_name(d)));
+    json_object_set_new(row, "read-only", json_boolean(!disk_writable(d)));
+    json_object_set_new(row, "read-only-reason", json_text(disk_read_only_reason(d)));
+    set_count(row, "unreconciled-bytes", disk_unreconciled_bytes(d));
     disk_counters counters;
     disk_get_counters(d, &counters);
     set_count(row, "quorum-failures", counters.quorum_failures);
@@ -146,6 +149,10 @@ static uint64_t figure_writable(const disk_figures *f)
 {
     return disk_writable(f->disk);
 }
+static uint64_t figure_unreconciled(const disk_figures *f)
+{
+    return disk_unreconciled_bytes(f->disk);
+}
 static uint64_t figure_reads(const disk_figures *f)
 {
     return f->counters.reads;
@@ -185,6 +192,8 @@ static const disk_metric disk_metrics[] = {
      figure_allocated},
     {"disk_threshold", "gauge", "Replicas that must agree.", figure_threshold},
     {"disk_writable", "gauge", "1 if the disk takes writes.", figure_writable},
+    {"disk_unreconciled_bytes", "gauge",
+     "Bytes that a crash left to be made equal on all replicas.", figure_unreconciled},
     {"disk_reads_total", "counter", "Read requests.", figure_reads},
     {"disk_read_bytes_total", "counter", "Bytes read.", figure_read_bytes},
     {"disk_writes_total", "counter", "Write requests.", figure_writes},
@@ -279,8 +288,9 @@ static void figure_row(GString *text, const char *labels, const replica_status *
 static void state_row(GString *text, const char *labels, const replica_status *status,
                       const replica_metric *metric)
 {
-    static const replica_state states[] = {REPLICA_IN_SYNC, REPLICA_STALE,
-                                           REPLICA_RESYNCING, REPLICA_FAILED};
+    static const replica_state states[] = {REPLICA_IN_SYNC,   REPLICA_STALE,
+                                           REPLICA_RESYNCING, REPLICA_HUNG,
+                                           REPLICA_FAILED,    REPLICA_REMOVED};
     for (unsigned i = 0; i < G_N_ELEMENTS(states); i++)
         g_string_append_printf(text, "quorumfs_%s{%s,state=\"%s\"} %d\n", metric->name,
                                labels, replica_state_name(states[i]),

@@ -40,6 +40,11 @@ const char *disk_read_only_reason(const disk *d)
     return d->read_only_reason;
 }
 
+uint64_t disk_unreconciled_bytes(disk *d)
+{
+    return d->store ? state_unreconciled_bytes(d->store) : 0;
+}
+
 const char *disk_degraded_reason(const disk *d)
 {
     return d->degraded_reason;

@@ -110,6 +110,9 @@ bool disk_blkverify(const disk *d);
 /* One line for people: why a disk that should be writable is not; NULL if it is, or if
  * read-only was asked for. */
 const char *disk_read_only_reason(const disk *d);
+/* Bytes of regions that the last session left dirty and that are not equal yet (W6). They become
+ * so in the background, unless the disk is read-only. */
+uint64_t disk_unreconciled_bytes(disk *d);
 /* One line for people: what disk_open let pass because of degraded_warn or force; NULL:
  * nothing. */
 const char *disk_degraded_reason(const disk *d);

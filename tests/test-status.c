@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define SIZE (1u << 20)
@@ -131,6 +132,9 @@ Test(status, json_has_the_shape_of_the_surface)
     assert_text(disk_row, "read-pattern", "quorum");
     cr_assert(json_is_false(json_object_get(disk_row, "blkverify")));
     assert_integer(disk_row, "journal-lost-records", 0);
+    assert_integer(disk_row, "unreconciled-bytes", 0);
+    cr_assert(json_is_false(json_object_get(disk_row, "read-only")));
+    cr_assert(json_is_null(json_object_get(disk_row, "read-only-reason")));
     assert_integer(disk_row, "quorum-failures", 0);
     cr_assert_eq(json_array_size(json_object_get(disk_row, "jobs")), 0u);
     cr_assert_eq(json_array_size(json_object_get(disk_row, "replicas")), 3u);
@@ -145,6 +149,62 @@ Test(status, json_has_the_shape_of_the_surface)
     for (unsigned i = 0; i < G_N_ELEMENTS(counts); i++)
         assert_integer(replica, counts[i], 0);
     cr_assert(json_is_integer(json_object_get(replica, "latency-us")));
+    json_decref(root);
+    close_disk(&f);
+}
+
+/* A session that ends without a close; then a reader, who leaves things as they are. */
+static void crash_after_write(fixture *f)
+{
+    f->options->state_dir = support_path("state");
+    g_mkdir_with_parents(f->options->state_dir, 0700);
+    pid_t child = fork();
+    if (child == 0) {
+        disk *d = disk_open(f->options, NULL, NULL);
+        _exit(!d || disk_write(d, 0, 5, "bytes") != 0);
+    }
+    int ended = 0;
+    cr_assert_eq(waitpid(child, &ended, 0), child);
+    cr_assert(WIFEXITED(ended) && WEXITSTATUS(ended) == 0);
+    f->options->read_only = true;
+}
+
+Test(status, W6_what_a_crash_left_is_told)
+{
+    fixture f;
+    prepare(&f);
+    crash_after_write(&f);
+    open_disk(&f);
+    json_t *root = status(&f);
+    json_t *disk_row = row(root, "disks", 0);
+    assert_integer(disk_row, "unreconciled-bytes", SIZE);
+    cr_assert(json_is_true(json_object_get(disk_row, "read-only")));
+    cr_assert(json_is_null(json_object_get(disk_row, "read-only-reason")));
+    assert_text(disk_row, "state", "healthy");
+    json_decref(root);
+    g_autofree char *text = status_metrics(&f.context);
+    cr_assert_not_null(
+        strstr(text, "\nquorumfs_disk_unreconciled_bytes{disk=\"vm1\"} 1048576\n"));
+    close_disk(&f);
+}
+
+/* An image of version 1 can only be read. */
+Test(status, json_says_why_a_disk_is_read_only)
+{
+    fixture f;
+    prepare(&f);
+    g_free(replica_at(&f, 1)->path);
+    replica_at(&f, 1)->path = support_path("b.qcow");
+    g_free(replica_at(&f, 1)->format);
+    replica_at(&f, 1)->format = g_strdup("qcow");
+    support_run("qemu-img create -q -f qcow b.qcow %u", SIZE);
+    open_disk(&f);
+    json_t *root = status(&f);
+    json_t *disk_row = row(root, "disks", 0);
+    cr_assert(json_is_true(json_object_get(disk_row, "read-only")));
+    const char *why = json_string_value(json_object_get(disk_row, "read-only-reason"));
+    cr_assert_not_null(why);
+    cr_assert(g_str_has_prefix(why, "replica 'b': "), "%s", why);
     json_decref(root);
     close_disk(&f);
 }

@@ -29,6 +29,8 @@ check "the JSON has the documented members and types" jq -e '
     and (.socket | text) and (."state-dir" | text) and (.disks | length == 2)
     and all(.disks[]; (.name | text) and (.file | text) and (.size | integer)
         and (.threshold | integer) and (.jobs == [])
+        and (."read-only" == true) and (."read-only-reason" == null)
+        and (."unreconciled-bytes" == 0)
         and (.state | IN("healthy", "degraded", "failed"))
         and all(.replicas[]; (.name | text) and (.source | text)
             and (.format | IN("raw", "qcow", "qcow2"))
@@ -50,6 +52,8 @@ coloured() { case $("$@") in *$'\033'*) return 0 ;; *) return 1 ;; esac; }
 check "no colours in a pipe" eval '! coloured status'
 check "a terminal gets colours" coloured on_terminal
 check "unless NO_COLOR" eval '! NO_COLOR=1 coloured on_terminal'
+contains "it says that it is read-only" "$(status)" "read-only: as asked for"
+contains "what is counted are errors" "$(status)" "-- errors --"
 check "nothing to do" sh -c "! '$QUORUMFS' status mnt | grep -q action:"
 exits "an unknown disk" 2 "$QUORUMFS" status mnt onne
 contains "names the nearest" "$err" "no disk 'onne' (did you mean 'one'?)"
@@ -76,6 +80,27 @@ contains "the table does not say that it was" "$(status)" "action: requests fail
 qumount mnt
 cp a.raw b.raw
 cp a.raw c.raw
+
+# Why a disk is read-only, and what a crash left there: a reader serves it, and touches nothing.
+qemu-img convert -q -f raw -O qcow c.raw old.qcow
+check "mount with an image that can only be read" qmount mnt a.raw b.raw old.qcow
+check "says why" grep -q "read-only: replica 'c':" <(status)
+check "in 80 columns" sh -c "! '$QUORUMFS' status mnt | grep -qE '^.{81}'"
+qumount mnt
+check "mount to write" qmount mnt -o state-dir="$PWD/crash" a.raw b.raw c.raw
+check "says nothing of it" sh -c "! '$QUORUMFS' status mnt | grep -q read-only"
+printf guest | dd of=mnt/disk.img conv=notrunc,fsync status=none
+daemon_kill
+before=$(cat a.raw b.raw c.raw crash/*.state crash/*/*.state 2>/dev/null | sha256sum)
+check "mount read-only after a crash" qmount mnt -o ro,state-dir="$PWD/crash" a.raw b.raw c.raw
+contains "says what is not reconciled" "$(status)" "state: not reconciled, 2 MiB"
+contains "and what to do" "$(status)" "action: after a crash"
+check "it is served" cmp -n 5 mnt/disk.img <(printf guest)
+qumount mnt
+equal "nothing was written" "$(cat a.raw b.raw c.raw crash/*.state crash/*/*.state 2>/dev/null | sha256sum)" "$before"
+check "mount to write" qmount mnt -o state-dir="$PWD/crash" a.raw b.raw c.raw
+check "it is healthy in the end" wait_for sh -c "'$QUORUMFS' status mnt | grep -q 'state: healthy'"
+qumount mnt
 
 # A journal that cannot be written: the disk serves, status and metrics say so. In a mount
 # namespace of its own, so that the full file system goes with it.
