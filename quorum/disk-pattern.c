@@ -12,7 +12,9 @@
  * are still none (R5, W3): what a lone replica took of a write that failed is not the disk's
  * until the others are asked.
  *
- * Copies from one replica to another always vote (disk_read_run).
+ * Copies from one replica to another always vote (disk_read_run), and so do reads of what a
+ * crash left different and nobody may reconcile: one version of a sector is no better there
+ * than another (W6).
  *
  * Pace: all whom a rotating read asked at first are charged with the time until the last of
  * them answered, one that failed with FAILED_NS at least, so that one that fails at once does
@@ -216,10 +218,12 @@ int disk_serve_run(disk *d, uint64_t voters, uint64_t offset, size_t length,
                    const uint8_t **ret_data)
 {
     unsigned n_voters = disk_set_size(voters);
-    bool enough = n_voters >= d->threshold;
-    if (d->read_pattern == DISK_PATTERN_FIFO && enough)
+    bool chosen = n_voters >= d->threshold;
+    if (d->store && state_is_unreconciled(d->store, offset, length))
+        chosen = false;
+    if (d->read_pattern == DISK_PATTERN_FIFO && chosen)
         return read_first(d, voters, offset, length, ret_data);
-    if (d->read_pattern == DISK_PATTERN_ROTATE && enough &&
+    if (d->read_pattern == DISK_PATTERN_ROTATE && chosen &&
         pattern_quota(d->threshold, n_voters) < n_voters)
         return read_rotating(d, voters, offset, length, ret_data);
     return disk_read_run(d, voters, offset, length, ret_data);

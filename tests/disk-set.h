@@ -20,12 +20,16 @@ typedef struct set {
     disk_rig *rig; /* its disk is closed; files, model and journal are used */
     disk *disk;
     unsigned threshold;
+    bool read_only;
+    disk_pattern pattern;
 } set;
 
 static inline disk *open_disk(set *s, GError **error)
 {
     disk_options *options = disk_rig_options(s->rig->paths, s->rig->n, "raw");
     options->threshold = s->threshold;
+    options->read_only = s->read_only;
+    options->read_pattern = s->pattern;
     options->state_dir = support_path("state");
     g_mkdir_with_parents(options->state_dir, 0700);
     disk *d = disk_open(options, s->rig->journal, error);
