@@ -92,7 +92,7 @@ static json_t *resync_row(disk *d)
 {
     disk_resync_status status;
     disk_get_resync_status(d, &status);
-    if (!status.stale)
+    if (!status.stale && !status.running)
         return NULL;
     const job_figures figures = {.type = "resync",
                                  .status = status.running ? "running" : "paused",

@@ -388,6 +388,9 @@ void disk_lose_all(disk *d, const disk_reading *reading, const char *op);
 /* Replica i is hung or failed: it is opened anew as soon and as often as that makes sense,
  * if what it missed can be told. state_lock is not held. */
 void disk_rejoin_start(disk *d, unsigned i);
+/* All that are out are tried at once; and whether that is still to be done. */
+void disk_rejoin_hurry(disk *d);
+bool disk_rejoin_hurries(disk *d);
 /* One try, by whoever alone does this for the replica. It may block as long as the replica hangs. */
 typedef enum rejoin_result {
     REJOIN_WAITS, /* something that it was asked is still under way */

@@ -180,12 +180,13 @@ void disk_replica_status(disk *d, unsigned i, replica_status *ret_status);
 const char *disk_state_name(disk *d);
 
 /* Stale replicas are filled in the background, and those that could not be are tried again
- * now and then. This one: at once. 0; -EROFS; -EPERM: without a majority of all replicas
+ * now and then, as those that are hung or failed. This one: at once. 0; -EROFS; -EPERM: without a majority of all replicas
  * none is filled (O4). */
 int disk_resync(disk *d);
 typedef struct disk_resync_status {
-    bool stale;      /* some replica is */
-    bool running;    /* some is being filled, or about to be; else they wait */
+    bool stale; /* some replica is */
+    bool
+        running; /* some is being filled, or brought back, or about to be; else they wait */
     uint64_t length; /* the most that they missed together since all were in sync */
     uint64_t missed; /* what is left of that */
     int error; /* -errno of the last copy that failed since it was asked for; or 0 */

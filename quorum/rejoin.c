@@ -39,7 +39,8 @@ struct rejoin {
     disk *disk;
     unsigned replica;
     GThread *thread;
-    bool runs; /* under rejoin_lock */
+    bool runs;    /* under rejoin_lock */
+    bool hurries; /* likewise: somebody asked; until it was tried */
     /* The thread's: */
     gint64 pause, back_us;
     char *told; /* the last error that was journalled */
@@ -302,7 +303,8 @@ static bool goes_on(rejoin *r)
     disk *d = r->disk;
     gint64 until = g_get_monotonic_time() + r->pause;
     g_mutex_lock(&d->rejoin_lock);
-    while (!d->closing && g_cond_wait_until(&d->rejoin_wake, &d->rejoin_lock, until))
+    while (!d->closing && !r->hurries &&
+           g_cond_wait_until(&d->rejoin_wake, &d->rejoin_lock, until))
         ;
     r->runs = !d->closing && is_out(d, r->replica);
     bool runs = r->runs;
@@ -311,12 +313,21 @@ static bool goes_on(rejoin *r)
     return runs;
 }
 
+/* What came of it is in the replica's state by now. */
+static void note_tried(rejoin *r)
+{
+    g_mutex_lock(&r->disk->rejoin_lock);
+    r->hurries = false;
+    g_mutex_unlock(&r->disk->rejoin_lock);
+}
+
 static void *work(void *opaque)
 {
     rejoin *r = opaque;
     while (goes_on(r)) {
         g_autoptr(GError) error = NULL;
         rejoin_result result = disk_rejoin_try(r->disk, r->replica, &error);
+        note_tried(r);
         if (result != REJOIN_WAITS)
             r->pause = MIN(r->pause * 2, PAUSE_MAX_US);
         if (result == REJOIN_FAILED)
@@ -356,6 +367,28 @@ void disk_rejoin_start(disk *d, unsigned i)
         r->thread = g_thread_new("rejoin", work, r);
     }
     g_mutex_unlock(&d->rejoin_lock);
+}
+
+void disk_rejoin_hurry(disk *d)
+{
+    g_mutex_lock(&d->rejoin_lock);
+    for (unsigned i = 0; i < d->n; i++)
+        if (d->replicas[i].rejoin && d->replicas[i].rejoin->runs)
+            d->replicas[i].rejoin->hurries = true;
+    g_cond_broadcast(&d->rejoin_wake);
+    g_mutex_unlock(&d->rejoin_lock);
+}
+
+bool disk_rejoin_hurries(disk *d)
+{
+    bool any = false;
+    g_mutex_lock(&d->rejoin_lock);
+    for (unsigned i = 0; i < d->n; i++) {
+        const rejoin *r = d->replicas[i].rejoin;
+        any |= r && r->runs && r->hurries;
+    }
+    g_mutex_unlock(&d->rejoin_lock);
+    return any;
 }
 
 static bool ended(const disk *d)

@@ -195,6 +195,7 @@ int disk_resync(disk *d)
     atomic_store(&d->resync_error, 0);
     for (unsigned i = 0; i < d->n; i++)
         atomic_store(&d->replicas[i].resync_after_us, 0);
+    disk_rejoin_hurry(d);
     disk_worker_wake(d);
     return 0;
 }
@@ -204,7 +205,8 @@ int disk_resync(disk *d)
 void disk_get_resync_status(disk *d, disk_resync_status *ret_status)
 {
     bool possible = d->session && 2 * d->threshold > d->n;
-    *ret_status = (disk_resync_status){.error = atomic_load(&d->resync_error)};
+    *ret_status = (disk_resync_status){.error = atomic_load(&d->resync_error),
+                                       .running = disk_rejoin_hurries(d)};
     g_mutex_lock(&d->state_lock);
     for (unsigned i = 0; i < d->n; i++) {
         if (!disk_has_bit(atomic_load(&d->partly), i))

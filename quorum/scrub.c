@@ -155,6 +155,24 @@ static void conclude(walk *w, bool whole)
     g_mutex_unlock(&s->lock);
 }
 
+/* So that what is read is what the media hold, and not what they held when it was read last. */
+static void forget_caches(disk *d)
+{
+    rangelock_held held;
+    disk_lock_size(d, &held);
+    if (d->writable)
+        disk_flush_locked(d); /* what is not written yet cannot be forgotten */
+    uint64_t takers = disk_takers(d);
+    for (unsigned i = 0; i < d->n; i++) {
+        if (!disk_has_bit(takers, i))
+            continue;
+        disk_wait_for(d, i);
+        chain_forget_cache(d->replicas[i].chain);
+    }
+    disk_wait_for_ever();
+    rangelock_release(d->range_lock, &held);
+}
+
 static void *scrub_run(void *opaque)
 {
     walk w = {.d = opaque};
@@ -164,6 +182,7 @@ static void *scrub_run(void *opaque)
     g_mutex_unlock(&w.d->scrub->lock);
     w.requests = disk_requests(w.d);
     scrub_journal(w.d, &w.now, "started");
+    forget_caches(w.d);
     bool goes_on = true;
     while (goes_on && w.now.offset < w.now.length) {
         gint64 before = g_get_monotonic_time();

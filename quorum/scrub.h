@@ -11,10 +11,11 @@
  * What is looked at: where every replica that votes says by its map that it holds zeroes or
  * nothing, these maps are all that is compared (the tables of a qcow2, the holes of a raw
  * file): nothing is read there, and a bad table that calls data zero in one replica only
- * is found, as the others hold data there. Everything else is read, but from the page cache
- * where the host has it: what lies on the medium under a page that is cached is not seen.
- * Decoders in processes of their own keep some clusters likewise. Replicas that are out are
- * not looked at, nor one where it is stale.
+ * is found, as the others hold data there. Everything else is read, from the media: the disk
+ * is flushed first, and the host's page cache told to forget the files. What it cannot forget,
+ * because somebody else has it mapped, is not seen on the medium, nor are tables of images
+ * that are cached while they are open, nor the few clusters that libqcow keeps, nor what a
+ * server has cached. Replicas that are out are not looked at, nor one where it is stale.
  *
  * It yields to the guests: while requests come in, it rests after each piece for as long as
  * the piece took; and with a speed it does not read more than so much in a second.

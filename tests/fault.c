@@ -11,7 +11,7 @@ static struct {
     unsigned left, passed;
     bool active;
 } faults[FAULTS_MAX];
-static atomic_uint n_faults, n_hits, n_unsynced;
+static atomic_uint n_faults, n_hits, n_unsynced, n_forgotten;
 static void (*_Atomic sync_hook)(void);
 
 static bool tracking;
@@ -41,6 +41,7 @@ void fault_clear(void)
 {
     n_faults = 0;
     n_hits = 0;
+    n_forgotten = 0;
     tracking = false;
     n_open = n_finished = 0;
     slow_flush.chain = NULL;
@@ -95,6 +96,11 @@ void fault_on_sync(void (*hook)(void))
 unsigned fault_hits(void)
 {
     return n_hits;
+}
+
+unsigned fault_forgotten(void)
+{
+    return n_forgotten;
 }
 
 unsigned fault_unsynced_records(void)
@@ -308,6 +314,14 @@ void __wrap_io_list_run(io_list *list)
         if (list->ops[k].owner == bad_ops.owner)
             list->ops[k].result = -bad_ops.error;
     bad_ops.error = 0;
+}
+
+void __real_chain_forget_cache(chain *c);
+void __wrap_chain_forget_cache(chain *c);
+void __wrap_chain_forget_cache(chain *c)
+{
+    n_forgotten++;
+    __real_chain_forget_cache(c);
 }
 
 int __real_journal_append(journal *j, const journal_record *record);

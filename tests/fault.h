@@ -41,6 +41,8 @@ unsigned fault_unsynced_records(void);
 void fault_on_sync(void (*hook)(void));
 /* How often any fault struck since fault_clear. */
 unsigned fault_hits(void);
+/* How often the page cache was to forget the files of a chain since fault_clear. */
+unsigned fault_forgotten(void);
 
 /* All of this ends with fault_clear too. */
 

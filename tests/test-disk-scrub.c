@@ -127,6 +127,14 @@ Test(disk_scrub, what_is_zero_by_every_map_is_skipped)
     disk_rig_check_replicas(rig, 7);
 }
 
+/* What is in the page cache may not be what is on the medium any more. */
+Test(disk_scrub, what_is_looked_at_comes_from_the_media)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
+    scrub_all(rig, false);
+    cr_assert_eq(fault_forgotten(), 3);
+}
+
 /* ---- One at a time, and its end ---- */
 
 Test(disk_scrub, a_disk_has_one_scrub_at_a_time)
@@ -169,12 +177,22 @@ Test(disk_scrub, O4_a_repairing_one_needs_a_majority_and_a_writable_disk)
     cr_assert_eq(scrub_all(rig, false).state, SCRUB_COMPLETED);
 }
 
+/* The first flush is that before anything is read. */
+static void fail_last_flush(disk_rig *rig, unsigned i)
+{
+    fault_add((fault){.chain = disk_chain(rig->disk, i),
+                      .kind = FAULT_FLUSH,
+                      .error = EIO,
+                      .times = 1,
+                      .after = 1});
+}
+
 Test(disk_scrub, W4_what_was_repaired_is_flushed_before_it_is_told)
 {
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
     replica_status replica;
     disk_rig_corrupt(rig, 1, 0, SECTOR, 0x01);
-    disk_rig_fail(rig, 1, FAULT_FLUSH, EIO, 0);
+    fail_last_flush(rig, 1);
     cr_assert_eq(scrub_all(rig, true).state, SCRUB_COMPLETED);
     disk_replica_status(rig->disk, 1, &replica);
     cr_assert_neq(replica.state, REPLICA_IN_SYNC);
@@ -184,8 +202,8 @@ Test(disk_scrub, W4_a_flush_that_fails_fails_the_scrub)
 {
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
     disk_rig_corrupt(rig, 1, 0, SECTOR, 0x01);
-    disk_rig_fail(rig, 0, FAULT_FLUSH, EIO, 0);
-    disk_rig_fail(rig, 1, FAULT_FLUSH, EIO, 0);
+    fail_last_flush(rig, 0);
+    fail_last_flush(rig, 1);
     scrub_status status = scrub_all(rig, true);
     cr_assert_eq(status.state, SCRUB_FAILED);
     cr_assert_eq(status.error, -EIO);
@@ -286,6 +304,27 @@ Test(disk_scrub, a_resync_that_failed_is_tried_again_when_asked_for)
         ;
     cr_assert(!resync_of(rig).stale);
     cr_assert_eq(resync_of(rig).length, 0);
+    disk_rig_expect_state(rig, 1, REPLICA_IN_SYNC);
+    disk_rig_check_replicas(rig, 7);
+}
+
+/* Its file is gone while it is to come back, and there again when somebody asks. */
+Test(disk_scrub, R5_who_is_out_is_tried_again_when_asked_for)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
+    reopen_remembering(rig);
+    support_run("mv '%s' away.raw", rig->paths[1]);
+    disk_rig_fail(rig, 1, FAULT_FLUSH, EIO, 0);
+    cr_assert_eq(disk_write(rig->disk, 0, SECTOR, rig->model), 0);
+    cr_assert_eq(disk_flush(rig->disk), 0);
+    while (disk_rig_count(rig, "replica-state", "rejoin") == 0)
+        g_thread_yield();
+    disk_rig_expect_state(rig, 1, REPLICA_FAILED);
+    support_run("mv away.raw '%s'", rig->paths[1]);
+    cr_assert_eq(disk_resync(rig->disk), 0);
+    while (resync_of(rig).running)
+        if (!disk_worker_step(rig->disk))
+            g_thread_yield();
     disk_rig_expect_state(rig, 1, REPLICA_IN_SYNC);
     disk_rig_check_replicas(rig, 7);
 }
