@@ -85,15 +85,22 @@ $(BUILD)/tests/test-disk-resize-crash: LDFLAGS += $(KILL_WRAP:%=-Wl,--wrap=%)
 
 # Tests beneath which host files crash and fail on command.
 CRASH_WRAP := file_read_full file_read_exact file_write_full file_sync file_punch \
-              file_allocate_zero file_zero file_resize io_list_run
+              file_allocate_zero file_zero file_resize io_list_run \
+              pwrite64 ftruncate64 fdatasync fsync
 RIG_TESTS  := $(BUILD)/tests/test-qcow2-crash $(BUILD)/tests/test-qcow2-faults
 CRASH_TESTS := $(RIG_TESTS) $(BUILD)/tests/test-crash-file $(BUILD)/tests/test-qcow2-fsck \
                $(BUILD)/tests/test-qcow2-repair-crash $(BUILD)/tests/test-qcow2-review \
                $(BUILD)/tests/test-state-crash $(BUILD)/tests/test-qcow2-mark \
-               $(BUILD)/tests/test-undo
+               $(BUILD)/tests/test-undo $(BUILD)/tests/test-crash-disk
 $(CRASH_TESTS): LDFLAGS += $(CRASH_WRAP:%=-Wl,--wrap=%)
-$(CRASH_TESTS): $(patsubst %,$(BUILD)/tests/%.o,crash-file disk-model qcow2-fsck)
+$(CRASH_TESTS): $(patsubst %,$(BUILD)/tests/%.o,crash-file crash-syscalls disk-model qcow2-fsck)
 $(RIG_TESTS): $(BUILD)/tests/qcow2-rig.o
+# The same for all files of a disk.
+CRASH_DISK_WRAP := disk_worker_start g_get_monotonic_time io_get_timeout identity_read \
+                   state_open state_reset state_reshape state_write_begin state_mark_stale \
+                   journal_sync
+$(BUILD)/tests/test-crash-disk: LDFLAGS += $(CRASH_DISK_WRAP:%=-Wl,--wrap=%)
+$(BUILD)/tests/test-crash-disk: $(BUILD)/tests/crash-disk.o $(BUILD)/tests/crash-sweep.o
 $(BUILD)/tests/test-qcow2-repair-hostile: $(BUILD)/tests/qcow2-fsck.o
 
 # Tests of writers of host files, which count, fail or cut off what file.h does.
@@ -143,7 +150,7 @@ TSAN = BUILD=build-tsan SANITIZE=-fsanitize=thread TEST_LIBS= TEST_CPPFLAGS=-Ite
 # Long programs with one thread, which have nothing to show there. Thread leaks are not
 # reported: processes that end without closing a disk are what some tests are about.
 ONE_THREAD := qcow2-crash qcow2-faults qcow2-repair qcow2-repair-crash qcow2-repair-hostile \
-              qcow2-write qcow2-write-snapshots state-crash
+              qcow2-write qcow2-write-snapshots state-crash crash-disk
 TSAN_TESTS := $(filter-out $(ONE_THREAD:%=tests/test-%.c),$(TEST_SRC))
 check-sanitize: check-asan check-tsan
 check-asan:

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define SECTOR     512u
-#define FILES_MAX  4
+#define FILES_MAX  8
 #define CHUNK      (64u << 10)
 #define PIECES_MAX 256u /* an operation is torn into at most so many pieces */
 
@@ -40,12 +40,13 @@ typedef struct watched {
     int fd; /* our own */
     int stable;
     GPtrArray *queue;
+    unsigned changes;
 } watched;
 
 static struct {
     GRecMutex lock; /* held through the hook: no second thread gets between */
     watched files[FILES_MAX];
-    unsigned n_files, points;
+    unsigned n_files, points, lies;
     bool dead;
     crash_hook *hook;
     void *user;
@@ -53,7 +54,11 @@ static struct {
     unsigned counted, hits, header_hits;
 } sim;
 
-/* What the names of file.h mean without us. */
+/* This thread is in a call that passed here: what it calls in turn is no further one. */
+static __thread unsigned inside;
+
+/* What the names mean without us. */
+int __real_ftruncate64(int fd, off64_t size);
 int __real_file_read_full(int fd, void *buf, size_t length, uint64_t offset);
 int __real_file_read_exact(int fd, void *buf, size_t length, uint64_t offset);
 int __real_file_write_full(int fd, const void *buf, size_t length, uint64_t offset);
@@ -79,12 +84,14 @@ static uint64_t size_of(int fd)
 
 static void put(int fd, const void *data, size_t length, uint64_t offset)
 {
+    inside++;
     g_assert_cmpint(__real_file_write_full(fd, data, length, offset), ==, 0);
+    inside--;
 }
 
 static void set_size(int fd, uint64_t size)
 {
-    g_assert_cmpint(__real_file_resize(fd, size), ==, 0);
+    g_assert_cmpint(__real_ftruncate64(fd, (off64_t)size), ==, 0);
 }
 
 /* The range may leave the file, which keeps its size. */
@@ -245,6 +252,7 @@ unsigned crash_watch(int fd)
     w->stable = memfd_create("stable", MFD_CLOEXEC);
     g_assert(w->fd >= 0 && w->stable >= 0);
     w->queue = g_ptr_array_new_with_free_func(change_free);
+    w->changes = 0;
     copy_file(fd, w->stable);
     return sim.n_files++;
 }
@@ -256,10 +264,17 @@ void crash_reset(void)
         close(sim.files[i].stable);
         g_ptr_array_free(sim.files[i].queue, TRUE);
     }
-    sim.n_files = sim.points = 0;
+    sim.n_files = sim.points = sim.lies = 0;
     sim.dead = false;
     crash_set_hook(NULL, NULL);
     crash_set_fault((crash_fault){0});
+}
+
+/* The lock's owner is a thread of the parent's. */
+void crash_forked(void)
+{
+    memset(&sim.lock, 0, sizeof sim.lock);
+    inside = 0;
 }
 
 void crash_set_hook(crash_hook *hook, void *user)
@@ -277,6 +292,22 @@ unsigned crash_queued(unsigned file)
 {
     g_assert_cmpuint(file, <, sim.n_files);
     return sim.files[file].queue->len;
+}
+
+unsigned crash_changes(unsigned file)
+{
+    g_assert_cmpuint(file, <, sim.n_files);
+    return sim.files[file].changes;
+}
+
+void crash_set_lies(unsigned files)
+{
+    sim.lies = files;
+}
+
+unsigned crash_lies(void)
+{
+    return sim.lies;
 }
 
 void crash_die(void)
@@ -303,7 +334,7 @@ unsigned crash_fault_header_hits(void)
 static watched *find(int fd)
 {
     struct stat st;
-    if (sim.n_files == 0 || fstat(fd, &st) < 0)
+    if (sim.n_files == 0 || inside || fstat(fd, &st) < 0)
         return NULL;
     for (unsigned i = 0; i < sim.n_files; i++) {
         const struct stat *id = &sim.files[i].id;
@@ -320,6 +351,8 @@ static int strike(const watched *w, crash_kind kind, uint64_t offset)
     if (sim.dead)
         return -EIO;
     if (!f->error || !(f->kinds & kind))
+        return 0;
+    if (f->files && !(f->files >> (w - sim.files) & 1))
         return 0;
     sim.counted++;
     if (f->for_ever ? sim.counted < f->at : sim.counted != f->at)
@@ -348,6 +381,7 @@ static void enqueue(watched *w, crash_kind kind, uint64_t offset, uint64_t lengt
         g_assert_cmpint(__real_file_read_full(w->fd, c->data, length, offset), ==, 0);
     }
     g_ptr_array_add(w->queue, c);
+    w->changes++;
 }
 
 /* A disk writes whole sectors as they are by then: what was written to a sector before is
@@ -392,7 +426,9 @@ static int carry_out(int fd, change c, real_change *real)
         uint64_t seed = sim.fault.tear + sim.hits;
         tear(&c, &seed, write_piece, w->fd);
     }
+    inside++;
     error = error ? error : real(fd, &c);
+    inside--;
     if (w && !error && (c.length > 0 || c.kind == CRASH_RESIZE)) {
         enqueue_sectors(w, &c);
         point(c.kind);
@@ -486,20 +522,36 @@ int __wrap_file_resize(int fd, uint64_t size)
     return carry_out(fd, (change){CRASH_RESIZE, size, 0, 0, NULL}, real_resize);
 }
 
-/* A watched file is not really synced: whatever happens to this machine, the test is over. */
-int __wrap_file_sync(int fd)
+bool crash_is_watched(int fd)
+{
+    g_rec_mutex_lock(&sim.lock);
+    bool found = find(fd) != NULL;
+    g_rec_mutex_unlock(&sim.lock);
+    return found;
+}
+
+/* It is not really synced: whatever happens to this machine, the test is over. */
+int crash_sync(int fd)
 {
     g_rec_mutex_lock(&sim.lock);
     watched *w = find(fd);
-    int error = w ? strike(w, CRASH_SYNC, UINT64_MAX) : __real_file_sync(fd);
-    if (w && !error) {
-        for (unsigned i = 0; i < w->queue->len; i++)
+    int error = w ? strike(w, CRASH_SYNC, UINT64_MAX) : 1;
+    if (!error) {
+        bool lies = sim.lies >> (w - sim.files) & 1;
+        for (unsigned i = 0; i < w->queue->len && !lies; i++)
             replay(w->stable, g_ptr_array_index(w->queue, i));
-        g_ptr_array_set_size(w->queue, 0);
+        if (!lies)
+            g_ptr_array_set_size(w->queue, 0);
         point(CRASH_SYNC);
     }
     g_rec_mutex_unlock(&sim.lock);
     return error;
+}
+
+int __wrap_file_sync(int fd)
+{
+    int error = crash_sync(fd);
+    return error == 1 ? __real_file_sync(fd) : error;
 }
 
 /* The ops of a list run at the same time: a flush covers none of the list's writes. */

@@ -1,9 +1,9 @@
 /*
  * crash-file.h: host files under a simulated power failure, or with calls that fail.
  *
- * A program that links crash-file.o is linked with --wrap for the functions of file.h and
- * for io_list_run (Makefile: CRASH_WRAP), so that whatever a driver does to a watched file
- * passes here first. It happens at once, as ever, but what the last file_sync of that file
+ * A program that links crash-file.o is linked with --wrap for the functions of file.h, for
+ * io_list_run, and for the system calls of the journal and of identity.c (Makefile:
+ * CRASH_WRAP), so that whatever anybody does to a watched file passes here first. It happens at once, as ever, but what the last file_sync of that file
  * did not cover is also queued. A crash state is the stable content plus some of the queue:
  * each operation kept, dropped or torn, whatever its place in the order, because that is
  * all that is promised of operations that no sync separates. A sync of one file says
@@ -35,13 +35,16 @@ unsigned crash_watch(int fd);
 void crash_reset(void);
 
 /* Called after each change and each sync that succeeded: the points at which the power
- * may fail. It may use any file, watched ones only through crash_state_save. */
+ * may fail. It may use any file, watched ones only through crash_state_save. It may fork: the
+ * child calls crash_forked first, may do whatever it likes, and never returns from here. */
 typedef void crash_hook(void *user, crash_kind kind);
 void crash_set_hook(crash_hook *hook, void *user);
+void crash_forked(void);
 /* Points passed since crash_reset. */
 unsigned crash_points(void);
-/* Operations on that file that a power failure now may undo. */
+/* Operations on that file that a power failure now may undo; and all there ever were. */
 unsigned crash_queued(unsigned file);
+unsigned crash_changes(unsigned file);
 
 typedef enum crash_choice {
     CRASH_DROP_ALL,
@@ -56,6 +59,11 @@ void crash_state_save(unsigned file, const char *path, crash_choice choice,
  * nothing, until crash_reset. */
 void crash_die(void);
 
+/* From now on syncs of these files succeed and cover nothing: a program without them, to
+ * find out whether a test notices. Bit k: file k. 0: as ever. */
+void crash_set_lies(unsigned files);
+unsigned crash_lies(void);
+
 /* One fault at a time. It is armed until it is replaced; crash_reset removes it. */
 typedef struct crash_fault {
     unsigned kinds; /* which operations count and fail: crash_kind, or-ed */
@@ -63,10 +71,15 @@ typedef struct crash_fault {
     int error;      /* positive errno; 0: nothing fails */
     bool for_ever;  /* and so do all later ones */
     uint64_t tear;  /* a seed, not 0: some sectors of a failing write are written */
+    unsigned files; /* bit k: of file k; 0: of any */
 } crash_fault;
 void crash_set_fault(crash_fault fault);
 /* How often the present fault struck, and how often in the first sector of file 0. */
 unsigned crash_fault_hits(void);
 unsigned crash_fault_header_hits(void);
+
+/* For crash-syscalls.c: 1 if it is not watched, or if we are asked on our own behalf. */
+int crash_sync(int fd);
+bool crash_is_watched(int fd);
 
 #endif
