@@ -362,7 +362,8 @@ int disk_write_differing(disk *d, const disk_reading *reading, unsigned i, size_
 int disk_save_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
                         size_t end, const uint8_t *right);
 
-/* repair-noted.c: what a read found is to be repaired, if that is wanted. */
+/* repair-noted.c: what a read found is to be repaired, if that is wanted. `verdict` NULL: there
+ * was no vote, and who could not be read is all that was found. */
 void disk_note_repairs(disk *d, const disk_reading *reading, const disk_verdict *verdict);
 /* Repairs some of it. False: there is nothing to do. */
 bool disk_repair_step(disk *d);

@@ -189,6 +189,7 @@ static int serve_after_errors(disk *d, disk_thread *thread, disk_reading *readin
     else
         return disk_judge_recovered(d, thread, reading, ret_data);
     disk_report_failures(d, reading, "read", "served");
+    disk_note_repairs(d, reading, NULL);
     disk_lose_all(d, reading, "read");
     return 0;
 }

@@ -180,8 +180,8 @@ void disk_replica_status(disk *d, unsigned i, replica_status *ret_status);
 const char *disk_state_name(disk *d);
 
 /* Stale replicas are filled in the background, and those that could not be are tried again
- * now and then, as those that are hung or failed. This one: at once. 0; -EROFS; -EPERM: without a majority of all replicas
- * none is filled (O4). */
+ * now and then, as those that are hung or failed. This one: at once. 0; -EROFS; -EPERM:
+ * without a majority of all replicas none is filled (O4). */
 int disk_resync(disk *d);
 typedef struct disk_resync_status {
     bool stale; /* some replica is */

@@ -17,7 +17,7 @@
  * lies on that replica. */
 static bool is_repairable(int error)
 {
-    return error != 0 && error != -ETIMEDOUT && error != -ENOTCONN && error != -EBADMSG;
+    return error != 0 && !disk_is_gone(error) && error != -EBADMSG;
 }
 
 /* state_lock is held. */
@@ -40,14 +40,15 @@ void disk_note_repairs(disk *d, const disk_reading *reading, const disk_verdict 
     if (!d->on_divergence_repair)
         return;
     g_mutex_lock(&d->state_lock);
-    for (unsigned k = 0; k < verdict->ranges->len; k++) {
+    for (unsigned k = 0; verdict && k < verdict->ranges->len; k++) {
         const vote_range *range = &g_array_index(verdict->ranges, vote_range, k);
         if (!range->winners)
             continue;
         rangeset_add(&d->to_repair, reading->offset + range->offset, range->length);
         any = true;
     }
-    for (unsigned i = 0; i < d->n && verdict->result == 0; i++)
+    bool served = !verdict || verdict->result == 0;
+    for (unsigned i = 0; i < d->n && served; i++)
         if (!reading->ballots[i].abstains && reading->ballots[i].error != 0)
             any |= note_failures(d, reading, i);
     g_mutex_unlock(&d->state_lock);

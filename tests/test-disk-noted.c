@@ -11,11 +11,14 @@
 #define SECTOR 512u
 #define MIB    (1024u * 1024u)
 
+static disk_pattern pattern = DISK_PATTERN_QUORUM; /* of what is opened */
+
 /* The rig's disk, opened anew with on-divergence=repair. */
 static disk *open_repairing(disk_rig *rig, unsigned threshold, GError **error)
 {
     disk_options *options = disk_rig_options(rig->paths, rig->n, "raw");
     options->threshold = threshold;
+    options->read_pattern = pattern;
     options->on_divergence_repair = true;
     disk_close(g_steal_pointer(&rig->disk));
     rig->disk = disk_open(options, rig->journal, error);
@@ -86,6 +89,32 @@ Test(disk_noted, R3_what_a_read_could_not_read_is_rewritten)
     cr_assert(disk_worker_step(rig->disk));
     disk_rig_check_replicas(rig, 7);
     cr_assert_eq(disk_rig_count(rig, "repair", "read"), 1);
+}
+
+/* Without a vote only failures are seen; what is written to them was voted on. */
+Test(disk_noted, R3_so_it_is_with_fifo)
+{
+    pattern = DISK_PATTERN_FIFO;
+    g_autoptr(disk_rig) rig = new_repairing(3);
+    pattern = DISK_PATTERN_QUORUM;
+    disk_rig_corrupt(rig, 0, SECTOR, SECTOR, 0x01);
+    disk_rig_corrupt(rig, 1, SECTOR, SECTOR, 0x02);
+    disk_rig_fail(rig, 0, FAULT_READ, EIO, 0);
+    cr_assert_eq(disk_rig_read(rig, 5 * SECTOR, SECTOR), 0);
+    cr_assert(!disk_worker_step(rig->disk)); /* it could be read the second time */
+    fault_add((fault){.chain = disk_chain(rig->disk, 0),
+                      .kind = FAULT_READ,
+                      .offset = 9 * SECTOR,
+                      .length = SECTOR,
+                      .error = EIO,
+                      .times = 2});
+    disk_rig_corrupt(rig, 0, 9 * SECTOR, SECTOR, 0x01);
+    cr_assert_eq(disk_rig_read(rig, 9 * SECTOR, SECTOR), 0);
+    cr_assert(disk_worker_step(rig->disk));
+    size_t length;
+    g_autofree uint8_t *bytes = support_load(rig->paths[0], &length);
+    cr_assert_eq(bytes[9 * SECTOR], rig->model[9 * SECTOR]);
+    cr_assert_eq(bytes[SECTOR], rig->model[SECTOR] ^ 0x01);
 }
 
 Test(disk_noted, R1_what_nobody_wins_is_not_tried)
