@@ -25,12 +25,6 @@ typedef struct chain_buffer {
     size_t capacity;
 } chain_buffer;
 
-static void list_free(void *list)
-{
-    io_list_free(list);
-    g_free(list);
-}
-
 static void buffer_free(void *data)
 {
     chain_buffer *buffer = data;
@@ -38,20 +32,8 @@ static void buffer_free(void *data)
     g_free(buffer);
 }
 
-static GPrivate this_list = G_PRIVATE_INIT(list_free);
+static GPrivate this_list = G_PRIVATE_INIT(io_list_destroy);
 static GPrivate this_buffer = G_PRIVATE_INIT(buffer_free);
-
-/* This thread's list for reads that are done at once, empty. */
-static io_list *get_list(void)
-{
-    io_list *list = g_private_get(&this_list);
-    if (!list) {
-        list = g_new0(io_list, 1);
-        g_private_set(&this_list, list);
-    }
-    io_list_clear(list);
-    return list;
-}
 
 /* This thread's buffer for the second opinion of decoder=both. */
 static chain_buffer *get_buffer(size_t length)
@@ -170,7 +152,7 @@ static int check_write(const chain *c, uint64_t offset, uint64_t length)
 static int read_now(const chain_stack *stack, unsigned first, void *buf, uint64_t offset,
                     size_t length)
 {
-    io_list *list = get_list();
+    io_list *list = io_list_own(&this_list);
     walk w = {.stack = stack, .list = list};
     int error = walk_unit(&w, first, buf, offset, length);
     if (error)

@@ -19,25 +19,7 @@ GQuark image_error_quark(void)
     return g_quark_from_static_string("quorumfs-image-error-quark");
 }
 
-static void list_free(void *list)
-{
-    io_list_free(list);
-    g_free(list);
-}
-
-static GPrivate this_list = G_PRIVATE_INIT(list_free);
-
-/* This thread's list for what is done at once, empty. */
-static io_list *get_list(void)
-{
-    io_list *list = g_private_get(&this_list);
-    if (!list) {
-        list = g_new0(io_list, 1);
-        g_private_set(&this_list, list);
-    }
-    io_list_clear(list);
-    return list;
-}
+static GPrivate this_list = G_PRIVATE_INIT(io_list_destroy);
 
 static bool range_valid(const image *im, uint64_t offset, uint64_t length)
 {
@@ -141,7 +123,7 @@ int image_finish_write(image *im, image_change *change, int result)
 int image_write(image *im, const void *buf, uint64_t offset, size_t length)
 {
     image_change *change;
-    io_list *list = get_list();
+    io_list *list = io_list_own(&this_list);
     int error = image_prepare_write(im, buf, offset, length, 0, list, &change);
     if (error)
         return error;
@@ -218,7 +200,7 @@ int image_flush_step(image *im, image_flush_state *flush, unsigned owner, io_lis
 int image_flush(image *im)
 {
     image_flush_state flush = {0};
-    io_list *list = get_list();
+    io_list *list = io_list_own(&this_list);
     int more;
     while ((more = image_flush_step(im, &flush, 0, list)) > 0) {
         io_list_run(list);

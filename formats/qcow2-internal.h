@@ -288,7 +288,6 @@ typedef bool qcow2_batch_filter(const qcow2_slice *slice, const void *user);
 qcow2_batch *qcow2_batch_new(const qcow2_slices *s);
 void qcow2_batch_take(qcow2_batch *batch, qcow2_slices *s, qcow2_batch_filter *filter,
                       const void *user);
-bool qcow2_batch_empty(const qcow2_batch *batch);
 int qcow2_batch_write(const qcow2_batch *batch, int fd);
 /* `stable`: it was written and synced; else all of it is dirty again. Frees the batch. */
 void qcow2_batch_end(qcow2_batch *batch, qcow2_slices *s, bool stable);

@@ -194,11 +194,6 @@ qcow2_batch *qcow2_batch_new(const qcow2_slices *s)
     return batch;
 }
 
-bool qcow2_batch_empty(const qcow2_batch *batch)
-{
-    return batch->count == 0;
-}
-
 static int compare_slices(const void *a, const void *b)
 {
     const qcow2_slice *left = *(qcow2_slice *const *)a;

@@ -42,8 +42,7 @@ typedef struct placement {
 } placement;
 
 struct image_change {
-    struct image_change *next; /* in writer.changes */
-    uint64_t first, last;      /* guest clusters that are claimed */
+    qcow2_claim claim; /* of all clusters that it touches */
     size_t n_places;
     placement *places;
     GPtrArray *copies; /* bytes that the ops read; NULL: none */
@@ -63,35 +62,6 @@ typedef struct request {
 static uint64_t cluster_start(const request *r, uint64_t offset)
 {
     return offset & ~(r->w->map->layout.cluster_size - 1);
-}
-
-/* ---- Claims --------------------------------------------------------------------------------- */
-
-static bool is_claimed(const qcow2_writer *w, uint64_t first, uint64_t last)
-{
-    for (const image_change *c = w->changes; c; c = c->next)
-        if (c->first <= last && first <= c->last)
-            return true;
-    return false;
-}
-
-bool qcow2_write_await(qcow2_writer *w, uint64_t first, uint64_t last)
-{
-    bool waited = false;
-    while (is_claimed(w, first, last)) {
-        pthread_cond_wait(&w->changed, &w->map->lock);
-        waited = true;
-    }
-    return waited;
-}
-
-static void unclaim(qcow2_writer *w, image_change *change)
-{
-    image_change **at = &w->changes;
-    while (*at != change)
-        at = &(*at)->next;
-    *at = change->next;
-    pthread_cond_broadcast(&w->changed);
 }
 
 static void copies_free(void *copies)
@@ -282,8 +252,6 @@ static int plan_places(request *r, size_t count)
     int error = 0;
     r->change = g_new0(image_change, 1);
     r->change->places = g_new(placement, count);
-    r->change->first = r->offset >> w->map->layout.cluster_bits;
-    r->change->last = (r->end - 1) >> w->map->layout.cluster_bits;
     for (uint64_t at = cluster_start(r, r->offset); at < r->end && !error; at += size)
         error = plan_place(r, &s, at);
     if (s.run.count > 0)
@@ -293,8 +261,8 @@ static int plan_places(request *r, size_t count)
         change_free(g_steal_pointer(&r->change), false);
         return error;
     }
-    r->change->next = w->changes;
-    w->changes = r->change;
+    unsigned bits = w->map->layout.cluster_bits;
+    qcow2_claim_take(w, &r->change->claim, r->offset >> bits, (r->end - 1) >> bits);
     return 0;
 }
 
@@ -308,7 +276,7 @@ static int decide(request *r)
         int error = scan_entries(r, &others);
         if (error || others == 0)
             return error;
-        if (!qcow2_write_await(r->w, r->offset >> bits, (r->end - 1) >> bits))
+        if (!qcow2_claim_await(r->w, r->offset >> bits, (r->end - 1) >> bits))
             break;
         error = qcow2_writer_check(r->w);
         if (error)
@@ -486,7 +454,7 @@ int qcow2_write_finish(qcow2_writer *w, image_change *change, int result)
             (change->n_places - linked) * sizeof *change->places);
     change->n_places -= linked;
     undo_hosts(w, change);
-    unclaim(w, change);
+    qcow2_claim_drop(w, &change->claim);
     pthread_mutex_unlock(&w->map->lock);
     change_free(change, !ran);
     return result;
@@ -499,8 +467,7 @@ int qcow2_write_now(qcow2_writer *w, const void *buf, uint64_t offset, size_t le
     int result = qcow2_write_prepare(w, buf, offset, length, 0, &list, &change);
     if (!result) {
         io_list_run(&list);
-        for (size_t i = 0; i < list.count && !result; i++)
-            result = list.ops[i].result;
+        result = io_list_error(&list);
         if (change)
             result = qcow2_write_finish(w, change, result);
     }

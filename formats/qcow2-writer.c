@@ -187,21 +187,13 @@ int qcow2_writer_corrupt(qcow2_writer *w)
     return -EIO;
 }
 
-static int first_error(const io_list *list)
-{
-    for (size_t i = 0; i < list->count; i++)
-        if (list->ops[i].result != 0)
-            return list->ops[i].result;
-    return 0;
-}
-
 static int run_flush(qcow2_writer *w, image_flush_state *flush)
 {
     io_list list = {0};
     int result;
     while ((result = qcow2_flush_step(w, flush, 0, &list)) == 1) {
         io_list_run(&list);
-        flush->result = first_error(&list);
+        flush->result = io_list_error(&list);
         io_list_clear(&list);
     }
     io_list_free(&list);

@@ -111,6 +111,11 @@ typedef struct qcow2_word {
     uint64_t value; /* big-endian */
 } qcow2_word;
 
+typedef struct qcow2_claim {
+    struct qcow2_claim *next;
+    uint64_t first, last; /* guest clusters */
+} qcow2_claim;
+
 typedef struct qcow2_writer {
     qcow2_map *map;
     int fd, data_fd;
@@ -139,7 +144,7 @@ typedef struct qcow2_writer {
     GArray *l1_dirty;        /* indices of L1 entries that the disk does not have ... */
     bool l1_unsure;          /* ... or may have: a flush failed while it wrote them */
     bool links;              /* entries were made that depend on data or on refcounts */
-    image_change *changes;   /* between prepare and finish: their clusters are claimed */
+    qcow2_claim *claims;     /* of changes between prepare and finish */
     pthread_cond_t changed;  /* one of these is gone */
 
     pthread_mutex_t flush_lock;
@@ -229,9 +234,14 @@ int qcow2_write_prepare(qcow2_writer *w, const void *buf, uint64_t offset, size_
 int qcow2_write_finish(qcow2_writer *w, image_change *change, int result);
 /* Both, with a list of its own. */
 int qcow2_write_now(qcow2_writer *w, const void *buf, uint64_t offset, size_t length);
-/* Under the lock, which it lets go while it waits: until no change has a cluster of
- * [first, last]. Returns whether it waited. */
-bool qcow2_write_await(qcow2_writer *w, uint64_t first, uint64_t last);
+
+/* qcow2-claim.c: guest clusters [first, last] whose entries only their claimant changes. All
+ * under the lock. */
+void qcow2_claim_take(qcow2_writer *w, qcow2_claim *claim, uint64_t first, uint64_t last);
+void qcow2_claim_drop(qcow2_writer *w, const qcow2_claim *claim);
+/* Lets the lock go while it waits until no cluster of [first, last] is claimed. Returns whether
+ * it waited. */
+bool qcow2_claim_await(qcow2_writer *w, uint64_t first, uint64_t last);
 
 /* ---- qcow2-fill.c ----------------------------------------------------------------------- */
 

@@ -215,7 +215,7 @@ static int zero_chunk(qcow2_writer *w, uint64_t *at, uint64_t end, qcow2_zero_mo
     for (unsigned i = 0; i < CHUNK_CLUSTERS && *at < end; i++) {
         uint64_t cluster = *at >> layout->cluster_bits;
         uint64_t guest = cluster << layout->cluster_bits;
-        qcow2_write_await(w, cluster, cluster);
+        qcow2_claim_await(w, cluster, cluster);
         int error = qcow2_writer_check(w);
         if (!error)
             error = zero_cluster(w, guest, mask_of(w, guest, *at, end), mode, punches);

@@ -310,6 +310,23 @@ void io_list_free(io_list *list)
     *list = (io_list){0};
 }
 
+void io_list_destroy(void *list)
+{
+    io_list_free(list);
+    g_free(list);
+}
+
+io_list *io_list_own(GPrivate *key)
+{
+    io_list *list = g_private_get(key);
+    if (!list) {
+        list = g_new0(io_list, 1);
+        g_private_set(key, list);
+    }
+    io_list_clear(list);
+    return list;
+}
+
 void io_list_add(io_list *list, io_op op)
 {
     if (list->count == list->capacity) {

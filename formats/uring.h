@@ -28,6 +28,7 @@
 #ifndef FORMATS_URING_H
 #define FORMATS_URING_H
 
+#include <glib.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -64,6 +65,10 @@ typedef struct io_list {
 void io_list_clear(io_list *list); /* count = 0, memory kept */
 void io_list_free(io_list *list);
 void io_list_add(io_list *list, io_op op);
+/* This thread's list for what is done at once, empty. Each use that may be within another one
+ * has a key of its own, of G_PRIVATE_INIT(io_list_destroy). */
+io_list *io_list_own(GPrivate *key);
+void io_list_destroy(void *list);
 
 /* Runs all of the list in as few submissions as the ring's depth allows and waits for
  * all of it, for each op at most its timeout. Sets every op's result. */
