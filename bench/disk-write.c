@@ -10,22 +10,18 @@
  * Prints the microseconds until the last write has returned. Opening and closing are not in
  * it; what the disk's thread does meanwhile is.
  */
+#include "bench/turns.h"
 #include "quorum/disk.h"
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define THREADS_MAX 16u
-#define SIZE        4096u
+#define SIZE 4096u
 
 typedef struct work {
     disk *disk;
-    uint64_t count, span, every, seed;
-    atomic_uint_fast64_t next;
-    atomic_int result; /* the first error */
+    uint64_t span, seed;
     uint8_t buf[SIZE];
 } work;
 
@@ -38,33 +34,16 @@ static uint64_t scatter(uint64_t x)
     return x ^ x >> 31;
 }
 
-static void *write_in_turn(void *user)
+static int write_once(void *user, uint64_t i)
 {
     work *w = user;
-    for (uint64_t i; (i = atomic_fetch_add(&w->next, 1)) < w->count;) {
-        uint64_t offset = scatter(w->seed + i) % (w->span / SIZE) * SIZE;
-        int result = disk_write(w->disk, offset, SIZE, w->buf);
-        if (result == 0 && w->every && (i + 1) % w->every == 0)
-            result = disk_flush(w->disk);
-        if (result < 0) {
-            atomic_store(&w->result, result);
-            break;
-        }
-    }
-    return NULL;
+    uint64_t offset = scatter(w->seed + i) % (w->span / SIZE) * SIZE;
+    return disk_write(w->disk, offset, SIZE, w->buf);
 }
 
-static int write_all(work *w, unsigned n_threads)
+static int flush_once(void *user)
 {
-    pthread_t threads[THREADS_MAX];
-    for (unsigned i = 1; i < n_threads; i++) {
-        if (pthread_create(&threads[i], NULL, write_in_turn, w) != 0)
-            abort();
-    }
-    write_in_turn(w);
-    for (unsigned i = 1; i < n_threads; i++)
-        pthread_join(threads[i], NULL);
-    return atomic_load(&w->result);
+    return disk_flush(((work *)user)->disk);
 }
 
 static disk *open_disk(const char *state, char *const *images, unsigned n, GError **error)
@@ -93,11 +72,14 @@ int main(int argc, char **argv)
         return 64;
     }
     g_autoptr(GError) error = NULL;
-    work w = {.count = strtoull(argv[2], NULL, 10),
-              .span = strtoull(argv[3], NULL, 10),
-              .every = strtoull(argv[4], NULL, 10),
-              .seed = strtoull(argv[6], NULL, 10)};
-    unsigned n_threads = (unsigned)CLAMP(strtoul(argv[5], NULL, 10), 1, THREADS_MAX);
+    work w = {.span = strtoull(argv[3], NULL, 10), .seed = strtoull(argv[6], NULL, 10)};
+    turns t = {.step = write_once,
+               .flush = flush_once,
+               .user = &w,
+               .count = strtoull(argv[2], NULL, 10),
+               .every = strtoull(argv[4], NULL, 10)};
+    unsigned n_threads =
+        (unsigned)CLAMP(strtoul(argv[5], NULL, 10), 1, TURNS_THREADS_MAX);
     w.disk = open_disk(argv[1], argv + 7, (unsigned)argc - 7, &error);
     if (!w.disk || !disk_writable(w.disk) || w.span < SIZE ||
         w.span > disk_size(w.disk)) {
@@ -108,7 +90,7 @@ int main(int argc, char **argv)
     }
     memset(w.buf, 0x5a, sizeof w.buf);
     int64_t start = g_get_monotonic_time();
-    int result = write_all(&w, n_threads);
+    int result = turns_run(&t, n_threads);
     printf("%" PRId64 "\n", g_get_monotonic_time() - start);
     int closed = disk_close(w.disk);
     result = result ? result : closed;

@@ -7,23 +7,18 @@
  * Prints the microseconds that the writes took. Closing the image, which puts all of it on
  * stable storage, follows: whoever wants that time too measures the process.
  */
+#include "bench/turns.h"
 #include "formats/qcow2.h"
 #include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define THREADS_MAX 16u
-
 typedef struct work {
     image *im;
-    uint64_t count, size, step, every;
-    atomic_uint_fast64_t next;
-    atomic_int result; /* the first error */
+    uint64_t size, step;
     uint8_t *buf;
 } work;
 
@@ -45,32 +40,15 @@ static image *open_image(const char *path, GError **error)
     return NULL;
 }
 
-static void *write_in_turn(void *user)
+static int write_once(void *user, uint64_t i)
 {
     work *w = user;
-    for (uint64_t i; (i = atomic_fetch_add(&w->next, 1)) < w->count;) {
-        int result = image_write(w->im, w->buf, i * w->step % w->im->size, w->size);
-        if (result == 0 && w->every && (i + 1) % w->every == 0)
-            result = image_flush(w->im);
-        if (result < 0) {
-            atomic_store(&w->result, result);
-            break;
-        }
-    }
-    return NULL;
+    return image_write(w->im, w->buf, i * w->step % w->im->size, w->size);
 }
 
-static int write_all(work *w, unsigned n_threads)
+static int flush_once(void *user)
 {
-    pthread_t threads[THREADS_MAX];
-    for (unsigned i = 1; i < n_threads; i++) {
-        if (pthread_create(&threads[i], NULL, write_in_turn, w) != 0)
-            abort();
-    }
-    write_in_turn(w);
-    for (unsigned i = 1; i < n_threads; i++)
-        pthread_join(threads[i], NULL);
-    return atomic_load(&w->result);
+    return image_flush(((work *)user)->im);
 }
 
 int main(int argc, char **argv)
@@ -80,11 +58,14 @@ int main(int argc, char **argv)
         return 64;
     }
     g_autoptr(GError) error = NULL;
-    work w = {.count = strtoull(argv[2], NULL, 10),
-              .size = strtoull(argv[3], NULL, 10),
-              .step = strtoull(argv[4], NULL, 10),
-              .every = strtoull(argv[5], NULL, 10)};
-    unsigned n_threads = (unsigned)CLAMP(strtoul(argv[6], NULL, 10), 1, THREADS_MAX);
+    work w = {.size = strtoull(argv[3], NULL, 10), .step = strtoull(argv[4], NULL, 10)};
+    turns t = {.step = write_once,
+               .flush = flush_once,
+               .user = &w,
+               .count = strtoull(argv[2], NULL, 10),
+               .every = strtoull(argv[5], NULL, 10)};
+    unsigned n_threads =
+        (unsigned)CLAMP(strtoul(argv[6], NULL, 10), 1, TURNS_THREADS_MAX);
     w.im = open_image(argv[1], &error);
     if (!w.im) {
         fprintf(stderr, "qcow2-write: %s\n", error->message);
@@ -93,7 +74,7 @@ int main(int argc, char **argv)
     w.buf = g_malloc(w.size);
     memset(w.buf, 0x5a, w.size);
     int64_t start = g_get_monotonic_time();
-    int result = write_all(&w, n_threads);
+    int result = turns_run(&t, n_threads);
     printf("%" PRId64 "\n", g_get_monotonic_time() - start);
     image_close(w.im);
     g_free(w.buf);
