@@ -44,12 +44,9 @@ static uint64_t change_end(const disk_change *change)
  * are decided anew by whoever looks. */
 static int intend(disk *d, disk_change *change)
 {
-    if (!d->session || change->length == 0)
+    if (!d->session || d->offline || change->length == 0)
         return 0;
-    int r = disk_mark(d);
-    if (r < 0 || d->offline)
-        return r;
-    r = state_write_begin(d->store, change->offset, change->length);
+    int r = state_write_begin(d->store, change->offset, change->length);
     change->intended = r == 0;
     return r;
 }
@@ -62,11 +59,14 @@ int disk_change_begin(disk *d, disk_change *ret_change, const char *op, uint64_t
     ret_change->op = op;
     ret_change->offset = offset & ~(uint64_t)(VOTE_SECTOR - 1);
     ret_change->length = length ? MIN(end, size) - ret_change->offset : 0;
-    ret_change->asked = disk_takers(d);
     ret_change->data = NULL;
     ret_change->lost = 0;
     ret_change->event = REPLICA_EVENT_CHANGE_FAILED;
     ret_change->intended = false;
+    int r = length > 0 ? disk_mark(d) : 0;
+    if (r < 0)
+        return r;
+    ret_change->asked = disk_takers(d);
     if (atomic_load(&d->in_sync) == disk_all_replicas(d))
         return intend(d, ret_change);
     g_mutex_lock(&d->state_lock);

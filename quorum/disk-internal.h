@@ -320,10 +320,11 @@ bool disk_admit(disk *d, const disk_options *options, bool *ret_whole, GError **
 
 /* disk-mark.c */
 
-/* Before the first change of a replica in this session, whoever makes it: puts the session's
- * marks into the images. Fast when that is done. 0 or -errno: do not change anything. */
+/* Before the first change of a replica in this session, whoever makes it, under a range lock:
+ * puts the session's marks into the images. Fast when that is done. 0 or -errno: do not
+ * change anything. */
 int disk_mark(disk *d);
-/* Replica i is in sync again. 0 or -errno of the record. */
+/* Replica i is in again, or has caught up. Under a range lock. 0 or -errno of the record. */
 int disk_mark_replica(disk *d, unsigned i);
 /* All is flushed, and nobody writes any more. False: it is not known what stands in an image,
  * so the session must not count as closed cleanly. */

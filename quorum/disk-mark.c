@@ -31,16 +31,22 @@ static int write_mark(disk *d, unsigned i, bool clean)
 {
     qcow2_mark mark;
     state_get_mark(d->store, i, clean, &mark);
-    return chain_write_mark(d->replicas[i].chain, &mark);
+    disk_wait_for(d, i);
+    int r = chain_write_mark(d->replicas[i].chain, &mark);
+    disk_wait_for_ever();
+    return r;
 }
 
 /* mark_lock is held. */
 static int mark_set(disk *d, uint64_t set)
 {
     uint64_t marked = 0;
-    for (unsigned i = 0; i < d->n; i++)
-        if (disk_has_bit(set, i) && write_mark(d, i, false) == 0)
-            marked |= UINT64_C(1) << i;
+    for (unsigned i = 0; i < d->n; i++) {
+        int r = disk_has_bit(set, i) ? write_mark(d, i, false) : -ENOTSUP;
+        marked |= (uint64_t)(r == 0) << i;
+        if (disk_is_gone(r))
+            disk_lose(d, i, "mark", r);
+    }
     return marked == 0 ? 0 : record_marks(d, marked);
 }
 

@@ -286,7 +286,6 @@ int disk_state_record(disk *d, unsigned i)
     state_replica recorded;
     if (!d->store)
         return 0;
-    int marked = disk_has_bit(atomic_load(&d->in_sync), i) ? disk_mark_replica(d, i) : 0;
     g_mutex_lock(&d->record_lock);
     state_get_replica(d->store, i, &recorded);
     g_mutex_lock(&d->state_lock);
@@ -296,7 +295,7 @@ int disk_state_record(disk *d, unsigned i)
     recorded.state = now;
     int r = same ? 0 : state_set_replica(d->store, i, &recorded);
     g_mutex_unlock(&d->record_lock);
-    return r ? r : marked;
+    return r;
 }
 
 /* Everything that is known to be stale is in the record before the first write. */

@@ -241,6 +241,7 @@ static bool put_in_locked(disk *d, unsigned i, chain *c, const identity *now, bo
     replica_state from = d->replicas[i].state;
     disk_set_chain(d, i, c);
     disk_journal_state(d, "rejoin", i, 0, from, back_in(d, i));
+    disk_mark_replica(d, i);
     disk_state_record(d, i);
     return true;
 }

@@ -116,9 +116,11 @@ static int finish(disk *d, unsigned i)
     disk_lock_size(d, &held);
     bool all = has_all(d, i);
     int r = all ? disk_flush_locked(d) : 0;
-    rangelock_release(d->range_lock, &held);
-    if (r == 0 && !disk_has_bit(atomic_load(&d->partly), i))
+    if (r == 0 && !takes_part(d, i))
         r = -EIO;
+    if (r == 0 && all)
+        r = disk_mark_replica(d, i);
+    rangelock_release(d->range_lock, &held);
     if (r < 0 || !all)
         return r;
     g_mutex_lock(&d->state_lock);
@@ -156,8 +158,11 @@ static bool wants_resync(const disk *d, unsigned i)
 static void resync_some(disk *d, unsigned i)
 {
     uint64_t offset;
+    rangelock_held held;
     move(d, i, REPLICA_EVENT_RESYNC_BEGINS, 0);
+    disk_lock_size(d, &held);
     int r = disk_mark(d);
+    rangelock_release(d->range_lock, &held);
     if (r == 0)
         r = next_region(d, i, &offset)
                 ? copy_region(d, i, offset, state_stale_region(d->store))

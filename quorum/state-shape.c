@@ -114,6 +114,13 @@ static bool by_name(const matching *m, unsigned recorded, unsigned wanted)
     return strcmp(name_of(m->recorded, recorded), name_of(m->wanted, wanted)) == 0;
 }
 
+/* One that cannot be looked at now. */
+static bool by_absence(const matching *m, unsigned recorded, unsigned wanted)
+{
+    return m->identities && m->identities[wanted].kind == IDENTITY_NONE &&
+           by_name(m, recorded, wanted);
+}
+
 static void match_by(matching *m, is_match *test)
 {
     for (unsigned i = 0; i < m->wanted->n; i++) {
@@ -140,6 +147,7 @@ static unsigned match(const state_facts *recorded, const state_facts *wanted,
     match_by(&m, by_file);
     match_by(&m, by_mark);
     match_by(&m, by_source);
+    match_by(&m, by_absence);
     if (m.count > 0 || recorded->n != wanted->n)
         return m.count;
     match_by(&m, by_name);

@@ -83,12 +83,13 @@ typedef struct state_shape {
 typedef struct state state;
 
 /* Opens or makes DIR/DISK.state (0600). The replicas recorded are found again in any order:
- * by file, by the mark in the image, by source; if none is, all by name. If at least half of
- * them are there it is their record: others than those are new, in state STALE_WHOLE, and
- * those that are not there are forgotten. With fewer it is VOID_OTHER. Another size of the
- * disk, order or membership is taken over, in memory; what the disk has gained is neither
- * dirty nor stale. A shape that names a resize is for replicas of both its sizes, in any
- * order: it must be on record, and nothing is made or changed if it is not. */
+ * by file, by the mark in the image, by source; one without an identity, or all if none is
+ * found by these, by name. If at least half of them are there it is their record: others than
+ * those are new, in state STALE_WHOLE, and those that are not there are forgotten. With fewer
+ * it is VOID_OTHER. Another size of the disk, order or membership is taken over, in memory;
+ * what the disk has gained is neither dirty nor stale. A shape that names a resize is for
+ * replicas of both its sizes, in any order: it must be on record, and nothing is made or
+ * changed if it is not. */
 state *state_open(const char *dir, const char *disk, const state_shape *shape,
                   GError **error);
 /* Before anything is changed: durably, what state_open took over. Until then nothing reaches the

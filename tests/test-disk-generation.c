@@ -20,7 +20,7 @@
 typedef struct set {
     const char *names[4]; /* of the replicas' files */
     unsigned n, threshold;
-    bool read_only;
+    bool read_only, degraded;
     journal *journal;
     disk *disk;
 } set;
@@ -42,6 +42,7 @@ static disk *open_disk(set *s, GError **error)
     disk_options *options = disk_rig_options(paths, s->n, "qcow2");
     options->threshold = s->threshold;
     options->read_only = s->read_only;
+    options->degraded_warn = s->degraded;
     options->state_dir = support_path("state");
     disk *d = disk_open(options, s->journal, error);
     disk_options_free(options);
@@ -380,6 +381,28 @@ Test(disk_generation, O5_a_mount_that_is_refused_or_only_reads_forgets_nobody)
         expect_byte(&s, 1);
         set_close(&s);
     }
+}
+
+/* Out of reach behind a link that leads nowhere: it is still the one that is recorded. */
+Test(disk_generation, O5_who_is_absent_is_not_forgotten)
+{
+    set s;
+    set_new(&s);
+    support_run("ln -s c.qcow2 link");
+    s.names[2] = "link";
+    session(&s, 1);
+    support_run("mv c.qcow2 away");
+    s.degraded = true;
+    set_open(&s);
+    set_write(&s, 2);
+    set_close(&s);
+    support_run("mv away c.qcow2");
+    set_open(&s);
+    g_autofree char *text = said();
+    cr_assert_str_eq(text, "");
+    disk_worker_stop(s.disk);
+    expect_byte(&s, 2);
+    expect_healed(&s, 2);
 }
 
 /* a is what is left of the record, and was changed; the others are new: nobody is trusted but
