@@ -115,6 +115,9 @@ $(WRITE_TESTS): $(BUILD)/tests/qcow2-model.o
 # Tests of the serving loop: something was abandoned, or so it says.
 $(BUILD)/tests/test-loop: LDFLAGS += -Wl,--wrap=io_thread_abandoned -Wl,--wrap=io_free_later
 
+# Tests of host files that do not answer.
+$(filter $(BUILD)/tests/test-deadline%,$(TEST_BIN)): $(BUILD)/tests/hang-fs.o
+
 tests: $(TEST_BIN)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

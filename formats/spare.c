@@ -15,14 +15,16 @@
 #include "formats/spare-internal.h"
 #include "formats/uring.h"
 #include <errno.h>
+#include <stdalign.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 struct spare_bounce {
     atomic_uint users;
-    uint8_t bytes[];
+    alignas(max_align_t) uint8_t bytes[];
 };
 
 static __thread bool this_thread_abandoned;
