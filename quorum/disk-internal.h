@@ -406,8 +406,8 @@ bool disk_rejoin_stop(disk *d);
 /* disk-open.c: opens replica i's chain by its options, with O1 to O5. */
 chain *disk_open_chain(const disk *d, unsigned i, const path_policy *policy,
                        bool writable, GError **error);
-/* Closes one that may hang: what is waited for is bounded (R5). */
-void disk_close_hung(chain *c);
+/* Closes one that may hang: what is waited for is bounded (R5). Either may be NULL. */
+void disk_close_hung(chain *c, identity_source *source);
 /* Under an exclusive lock of the whole disk. NULL: it has none. Returns the one it had. */
 chain *disk_set_chain(disk *d, unsigned i, chain *c);
 

@@ -64,7 +64,7 @@ bool disk_remove_replica(disk *d, unsigned i, GError **error)
     bool removed = remove_locked(d, i, &c, error);
     rangelock_release(d->range_lock, &held);
     if (c)
-        disk_close_hung(c);
+        disk_close_hung(c, NULL);
     return removed;
 }
 

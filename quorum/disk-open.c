@@ -374,6 +374,7 @@ static void leave_behind(void *hanging)
 
 typedef struct closing {
     chain *chain;
+    identity_source *identity;
     GMutex lock;
     GCond done;
     bool closed; /* under lock */
@@ -383,6 +384,7 @@ static void *close_apart(void *opaque)
 {
     closing *c = opaque;
     chain_close(c->chain);
+    identity_source_close(c->identity);
     g_mutex_lock(&c->lock);
     c->closed = true;
     g_cond_signal(&c->done);
@@ -391,11 +393,12 @@ static void *close_apart(void *opaque)
 }
 
 /* To close a file may take as long as it hangs; so long nobody waits (R5). */
-void disk_close_hung(chain *hung)
+void disk_close_hung(chain *hung, identity_source *source)
 {
     closing *c = g_new0(closing, 1);
     gint64 until = g_get_monotonic_time() + CLOSE_US;
     c->chain = hung;
+    c->identity = source;
     GThread *thread = g_thread_new("close", close_apart, c);
     g_mutex_lock(&c->lock);
     while (!c->closed && g_cond_wait_until(&c->done, &c->lock, until))
@@ -411,12 +414,16 @@ void disk_close_hung(chain *hung)
     }
 }
 
+/* What identifies those that are out is not looked at any more (disk_state_end). */
 static void close_chains(disk *d)
 {
     for (unsigned i = 0; i < d->n; i++) {
         chain *c = disk_set_chain(d, i, NULL);
-        if (c && d->replicas[i].state == REPLICA_HUNG)
-            disk_close_hung(c);
+        replica_state last = d->replicas[i].state;
+        bool out =
+            last == REPLICA_HUNG || last == REPLICA_FAILED || last == REPLICA_REMOVED;
+        if (out && (c || d->replicas[i].identity))
+            disk_close_hung(c, g_steal_pointer(&d->replicas[i].identity));
         else
             chain_close(c);
     }
