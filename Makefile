@@ -86,7 +86,7 @@ $(BUILD)/tests/test-disk-resize-crash: LDFLAGS += $(KILL_WRAP:%=-Wl,--wrap=%)
 # Tests beneath which host files crash and fail on command.
 CRASH_WRAP := file_read_full file_read_exact file_write_full file_sync file_punch \
               file_allocate_zero file_zero file_resize io_list_run \
-              pwrite64 ftruncate64 fdatasync fsync
+              pwrite64 ftruncate64 fdatasync fsync posix_fadvise64
 RIG_TESTS  := $(BUILD)/tests/test-qcow2-crash $(BUILD)/tests/test-qcow2-faults
 CRASH_TESTS := $(RIG_TESTS) $(BUILD)/tests/test-crash-file $(BUILD)/tests/test-qcow2-fsck \
                $(BUILD)/tests/test-qcow2-repair-crash $(BUILD)/tests/test-qcow2-review \
@@ -96,7 +96,7 @@ $(CRASH_TESTS): LDFLAGS += $(CRASH_WRAP:%=-Wl,--wrap=%)
 $(CRASH_TESTS): $(patsubst %,$(BUILD)/tests/%.o,crash-file crash-syscalls disk-model qcow2-fsck)
 $(RIG_TESTS): $(BUILD)/tests/qcow2-rig.o
 # The same for all files of a disk.
-CRASH_DISK_WRAP := disk_worker_start g_get_monotonic_time io_get_timeout identity_read \
+CRASH_DISK_WRAP := disk_worker_start disk_rejoin_start g_get_monotonic_time io_get_timeout identity_read \
                    state_open state_reset state_reshape state_write_begin state_mark_stale \
                    journal_sync
 $(BUILD)/tests/test-crash-disk: LDFLAGS += $(CRASH_DISK_WRAP:%=-Wl,--wrap=%)

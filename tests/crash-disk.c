@@ -241,6 +241,13 @@ void __wrap_disk_worker_start(disk *d)
     (void)d;
 }
 
+void __wrap_disk_rejoin_start(disk *d, unsigned i);
+void __wrap_disk_rejoin_start(disk *d, unsigned i)
+{
+    (void)d;
+    (void)i;
+}
+
 /* Every call is carried out by the thread that makes it. */
 unsigned __wrap_io_get_timeout(void);
 unsigned __wrap_io_get_timeout(void)

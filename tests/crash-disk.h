@@ -3,8 +3,8 @@
  * state file and its journal lose power at the same moment, each independently of the others.
  *
  * A program that links crash-disk.o is linked with --wrap for the functions that its end
- * defines (Makefile: CRASH_DISK_WRAP). There is no worker thread: the test takes its steps
- * (disk_worker_step), and says what time it is. Regions of the state are small, so that a
+ * defines (Makefile: CRASH_DISK_WRAP). There are no threads: the test takes the worker's steps
+ * (disk_worker_step), has replicas rejoin (disk_rejoin_try), and says what time it is. Regions of the state are small, so that a
  * small disk has many. A copy of a file is the same file to identity.h, whose times are
  * counts of changes.
  */

@@ -41,6 +41,7 @@ typedef struct watched {
     int stable;
     GPtrArray *queue;
     unsigned changes;
+    bool lost; /* the page cache shows what is not to become stable */
 } watched;
 
 static struct {
@@ -235,7 +236,7 @@ void crash_state_save(unsigned file, const char *path, crash_choice choice,
         replay_some(w, fd, seed);
     for (unsigned i = 0; choice == CRASH_KEEP_ALL && i < w->queue->len; i++)
         replay(fd, g_ptr_array_index(w->queue, i));
-    if (choice == CRASH_KEEP_ALL)
+    if (choice == CRASH_KEEP_ALL && !w->lost)
         assert_same(w->fd, fd);
     close(fd);
 }
@@ -253,6 +254,7 @@ unsigned crash_watch(int fd)
     g_assert(w->fd >= 0 && w->stable >= 0);
     w->queue = g_ptr_array_new_with_free_func(change_free);
     w->changes = 0;
+    w->lost = false;
     copy_file(fd, w->stable);
     return sim.n_files++;
 }
@@ -530,12 +532,41 @@ bool crash_is_watched(int fd)
     return found;
 }
 
+/* A size is kept: a file system looks after it by itself. */
+static void lose_some(watched *w, uint64_t seed)
+{
+    for (unsigned i = w->queue->len; i-- > 0;) {
+        const change *c = g_ptr_array_index(w->queue, i);
+        if (c->kind != CRASH_RESIZE && chance(&seed, 128))
+            g_ptr_array_remove_index(w->queue, i);
+    }
+    w->lost = true;
+}
+
+void crash_forget_cache(int fd)
+{
+    g_rec_mutex_lock(&sim.lock);
+    watched *w = find(fd);
+    if (w && w->lost) {
+        int rest = memfd_create("rest", MFD_CLOEXEC);
+        copy_file(w->stable, rest);
+        for (unsigned i = 0; i < w->queue->len; i++)
+            replay(rest, g_ptr_array_index(w->queue, i));
+        copy_file(rest, w->fd);
+        close(rest);
+        w->lost = false;
+    }
+    g_rec_mutex_unlock(&sim.lock);
+}
+
 /* It is not really synced: whatever happens to this machine, the test is over. */
 int crash_sync(int fd)
 {
     g_rec_mutex_lock(&sim.lock);
     watched *w = find(fd);
     int error = w ? strike(w, CRASH_SYNC, UINT64_MAX) : 1;
+    if (error < 0 && sim.fault.lose && !sim.dead)
+        lose_some(w, sim.fault.lose + sim.hits);
     if (!error) {
         bool lies = sim.lies >> (w - sim.files) & 1;
         for (unsigned i = 0; i < w->queue->len && !lies; i++)

@@ -72,6 +72,8 @@ typedef struct crash_fault {
     bool for_ever;  /* and so do all later ones */
     uint64_t tear;  /* a seed, not 0: some sectors of a failing write are written */
     unsigned files; /* bit k: of file k; 0: of any */
+    uint64_t lose;  /* a seed, not 0: some of what a failing sync was to cover is never
+                       stable. It can be read until the page cache forgets the file. */
 } crash_fault;
 void crash_set_fault(crash_fault fault);
 /* How often the present fault struck, and how often in the first sector of file 0. */
@@ -81,5 +83,6 @@ unsigned crash_fault_header_hits(void);
 /* For crash-syscalls.c: 1 if it is not watched, or if we are asked on our own behalf. */
 int crash_sync(int fd);
 bool crash_is_watched(int fd);
+void crash_forget_cache(int fd);
 
 #endif

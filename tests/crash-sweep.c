@@ -75,14 +75,10 @@ uint8_t *sweep_read_disk(sweep *s, const char *when)
     return content;
 }
 
-bool sweep_is_undecided(const sweep *s)
-{
-    return state_unreconciled_bytes(s->c->disk->store) > 0;
-}
-
 bool sweep_is_in_sync(sweep *s)
 {
-    return strcmp(disk_state_name(s->c->disk), "healthy") == 0 && !sweep_is_undecided(s);
+    return strcmp(disk_state_name(s->c->disk), "healthy") == 0 &&
+           state_unreconciled_bytes(s->c->disk->store) == 0;
 }
 
 static void work_all(sweep *s)
@@ -152,6 +148,22 @@ bool sweep_foresee(sweep *s, uint8_t *const *raw, sweep_outcome *ret)
     s->report->decided += any;
     s->report->stale += atomic_load(&d->partly) != 0;
     return true;
+}
+
+disk_model *sweep_model_after(sweep *s, uint8_t *const *raw, const sweep_outcome *outcome)
+{
+    disk_model *model =
+        disk_model_new(outcome->content, CRASH_DISK_SIZE, CRASH_DISK_SIZE);
+    for (uint64_t at = 0; at < CRASH_DISK_SIZE; at += SECTOR) {
+        size_t length = (size_t)MIN(SECTOR, CRASH_DISK_SIZE - at);
+        for (unsigned i = 0; i < s->set->n && outcome->decided[at / SECTOR]; i++) {
+            if (!votes(s->c->disk, i, at, length))
+                continue;
+            disk_model_begin(model, raw[i] + at, at, length);
+            disk_model_end(model, false);
+        }
+    }
+    return model;
 }
 
 static bool is_reconcile(const json_t *record, uint64_t *ret_offset, uint64_t *ret_length)
@@ -375,7 +387,7 @@ static void recover(sweep *s)
     if (!sweep_fine(s, "after a crash",
                     disk_model_crashed(s->model, expected.content, CRASH_DISK_SIZE)))
         goto out;
-    if (!s->undecided && sweep_number(&s->choices, 4) == 0)
+    if (sweep_number(&s->choices, 4) == 0)
         recover_without(s, (unsigned)sweep_number(&s->choices, s->set->n), &expected);
     else if (!s->before ||
              same(s, "decided as before", expected.content, s->before->content))
@@ -411,7 +423,5 @@ void sweep_at_point(void *user, crash_kind kind)
         return;
     sweep child = *s;
     child.choices = choice;
-    if (s->depth == 0 && s->c->disk)
-        child.undecided = sweep_is_undecided(s);
     sweep_fork(&child, take_states);
 }

@@ -69,8 +69,6 @@ void sweep_fork(sweep *s, void (*run)(sweep *s));
 
 /* All of the disk; the caller frees. */
 uint8_t *sweep_read_disk(sweep *s, const char *when);
-/* Regions that an earlier crash left different are not reconciled yet. */
-bool sweep_is_undecided(const sweep *s);
 bool sweep_is_in_sync(sweep *s);
 
 /* What the replicas hold (ret_raw: of CRASH_DISK_N), which are not open; to be freed. */
@@ -78,5 +76,9 @@ bool sweep_read_replicas(sweep *s, const char *when, uint8_t **ret_raw);
 void sweep_free_replicas(uint8_t **raw);
 /* What has to become of that; the disk was opened since, and nothing was done yet. */
 bool sweep_foresee(sweep *s, uint8_t *const *raw, sweep_outcome *ret);
+/* A model of the disk that goes on from there. Until a sector is seen it may hold whatever a
+ * voter holds: one that drops out meanwhile has no part in the decision. */
+disk_model *sweep_model_after(sweep *s, uint8_t *const *raw,
+                              const sweep_outcome *outcome);
 
 #endif

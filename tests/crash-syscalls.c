@@ -5,6 +5,7 @@
 #include "formats/file.h"
 #include "tests/crash-file.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 ssize_t __real_pwrite64(int fd, const void *buf, size_t length, off64_t offset);
@@ -15,6 +16,8 @@ int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd);
 int __real_fsync(int fd);
 int __wrap_fsync(int fd);
+int __real_posix_fadvise64(int fd, off64_t offset, off64_t length, int advice);
+int __wrap_posix_fadvise64(int fd, off64_t offset, off64_t length, int advice);
 
 static int as_errno(int error)
 {
@@ -47,4 +50,11 @@ int __wrap_fsync(int fd)
 {
     int error = crash_sync(fd);
     return error == 1 ? __real_fsync(fd) : as_errno(error);
+}
+
+int __wrap_posix_fadvise64(int fd, off64_t offset, off64_t length, int advice)
+{
+    if (advice == POSIX_FADV_DONTNEED)
+        crash_forget_cache(fd);
+    return __real_posix_fadvise64(fd, offset, length, advice);
 }

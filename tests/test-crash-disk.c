@@ -133,16 +133,31 @@ static void arm(sweep *s)
                          .error = errors[sweep_number(&s->seed, G_N_ELEMENTS(errors))],
                          .for_ever = sweep_number(&s->seed, 3) == 0,
                          .tear = sweep_number(&s->seed, 2) * support_random(&s->seed),
+                         .lose = sweep_number(&s->seed, 2) * support_random(&s->seed),
                          .files = 1u << s->victim};
     trace(s, "fault of replica, kinds", s->victim, fault.kinds);
     crash_set_fault(fault);
+}
+
+/* Whoever is out comes back, unless it still fails. */
+static void bring_back(sweep *s)
+{
+    disk *d = s->c->disk;
+    trace(s, "rejoin", 0, 0);
+    for (unsigned i = 0; i < d->n; i++) {
+        g_autoptr(GError) error = NULL;
+        replica_state now = d->replicas[i].state;
+        if (now == REPLICA_FAILED || now == REPLICA_HUNG)
+            disk_rejoin_try(d, i, &error);
+        if (error)
+            trace(s, error->message, 0, 0);
+    }
 }
 
 static void close_and_open(sweep *s)
 {
     trace(s, "close and open", 0, 0);
     crash_set_fault((crash_fault){0});
-    s->undecided = sweep_is_undecided(s);
     if (!sweep_fine(s, "in use", crash_disk_close(s->c)))
         return;
     disk_model_flushed(s->model);
@@ -165,9 +180,9 @@ static void die(sweep *s)
         !sweep_fine(s, "killed",
                     disk_model_crashed(s->model, expected.content, CRASH_DISK_SIZE)))
         return;
-    sweep_free_replicas(raw);
     disk_model_free(s->model);
-    s->model = disk_model_new(expected.content, CRASH_DISK_SIZE, CRASH_DISK_SIZE);
+    s->model = sweep_model_after(s, raw, &expected);
+    sweep_free_replicas(raw);
     crash_set_hook(sweep_at_point, s);
 }
 
@@ -181,6 +196,7 @@ typedef enum request {
     REQUEST_TIDY,
     REQUEST_FAULT,
     REQUEST_HEAL,
+    REQUEST_REJOIN,
     REQUEST_REOPEN,
     REQUEST_DIE,
 } request;
@@ -217,6 +233,9 @@ static void carry_out(sweep *s, request what)
         crash_set_fault((crash_fault){0});
         crash_disk_wait(20 * G_USEC_PER_SEC);
         break;
+    case REQUEST_REJOIN:
+        bring_back(s);
+        break;
     case REQUEST_REOPEN:
         close_and_open(s);
         break;
@@ -230,7 +249,7 @@ static void carry_out(sweep *s, request what)
 
 static void live(sweep *s, unsigned requests, bool faults)
 {
-    static const uint8_t shares[] = {40, 9, 9, 14, 3, 8, 5, 5, 3, 3, 1};
+    static const uint8_t shares[] = {38, 9, 9, 14, 3, 8, 5, 5, 3, 2, 3, 1};
     for (unsigned k = 0; k < requests && !s->report->wrong[0]; k++) {
         unsigned pick = (unsigned)sweep_number(&s->seed, 100), what = 0;
         while (pick >= shares[what])
@@ -264,7 +283,6 @@ static void live_once(sweep *s)
     if (s->report->wrong[0])
         return;
     crash_set_fault((crash_fault){0});
-    s->undecided = sweep_is_undecided(s);
     sweep_fine(s, "in the end", crash_disk_close(s->c));
 }
 
