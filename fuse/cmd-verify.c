@@ -1,34 +1,10 @@
 /*
- * cmd-verify.c: quorumfs verify: options, disks, signals, exit codes.
+ * cmd-verify.c: quorumfs verify: options, disks, exit codes.
  */
 #include "fuse/cli.h"
+#include "fuse/interrupt.h"
 #include "fuse/verify-job.h"
 #include <string.h>
-
-static volatile sig_atomic_t stop_signal;
-static volatile sig_atomic_t line_wanted;
-
-static void on_stop(int number)
-{
-    stop_signal = number;
-}
-
-static void on_line(int number)
-{
-    (void)number;
-    line_wanted = 1;
-}
-
-/* The first SIGINT asks for the partial summary, the second ends the program. */
-static void signals_catch(void)
-{
-    struct sigaction stop = {.sa_handler = on_stop,
-                             .sa_flags = SA_RESTART | (int)SA_RESETHAND};
-    struct sigaction line = {.sa_handler = on_line, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &stop, NULL);
-    sigaction(SIGTERM, &stop, NULL);
-    sigaction(SIGUSR1, &line, NULL);
-}
 
 static int verify_disk(const disk_options *options, const verify_request *request,
                        verify_output *out)
@@ -45,7 +21,7 @@ static int verify_disk(const disk_options *options, const verify_request *reques
     bool interrupted = false;
     int code = verify_job_run(d, request, out, &interrupted);
     disk_close(d);
-    return interrupted ? 128 + stop_signal : code;
+    return interrupted ? 128 + interrupt_signal : code;
 }
 
 /* Interruption and wrong usage end it at once; else all disks are verified. */
@@ -121,8 +97,8 @@ int cmd_verify(int argc, char **argv)
     bool json = false;
     const char *threshold = NULL, *format = NULL, *range = NULL;
     verify_request request = {.manifest_range = MANIFEST_RANGE_DEFAULT,
-                              .cancel = &stop_signal,
-                              .line_wanted = &line_wanted};
+                              .cancel = &interrupt_signal,
+                              .line_wanted = &interrupt_line};
     g_autoptr(GPtrArray) mount_options = g_ptr_array_new();
     g_autoptr(GPtrArray) words = g_ptr_array_new();
     const cli_option options[] = {
@@ -151,7 +127,7 @@ int cmd_verify(int argc, char **argv)
         cli_error("%s", error->message);
         code = cli_config_exit(error, CLI_VERIFY_USAGE, 2);
     } else {
-        signals_catch();
+        interrupt_catch();
         code = verify_disks(config, &request, json);
     }
     mount_config_free(config);

@@ -70,11 +70,16 @@ static const char *make_private_dir(const char *dir)
     return why;
 }
 
-char *config_make_state_dir(const mount_config *config, GError **error)
+char *config_find_state_dir(const mount_config *config)
 {
     g_autofree char *base = base_dir(config);
     g_autofree char *name = set_name(config);
-    g_autofree char *dir = g_build_filename(base, name, NULL);
+    return g_build_filename(base, name, NULL);
+}
+
+char *config_make_state_dir(const mount_config *config, GError **error)
+{
+    g_autofree char *dir = config_find_state_dir(config);
     const char *why = make_private_dir(dir);
     if (!why)
         return g_steal_pointer(&dir);

@@ -79,6 +79,8 @@ bool config_from_words(mount_config *config, char *const *words, unsigned n_word
  * $XDG_STATE_HOME/quorumfs, and below that one named after the set of replicas (their real
  * paths), so that the same set finds it again. Made with mode 0700. */
 char *config_make_state_dir(const mount_config *config, GError **error);
+/* Where that is, whether it is there or not. */
+char *config_find_state_dir(const mount_config *config);
 
 /* The known word nearest to `word` (edit distance at most 3 and less than half of it), or
  * NULL. */

@@ -29,6 +29,7 @@
 #include "fuse/control.h"
 #include "fuse/mount.h"
 #include "fuse/mountpoint.h"
+#include "fuse/state-dir.h"
 #include "fuse/tree.h"
 #include "fuse/verdict.h"
 #include <errno.h>
@@ -38,7 +39,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -87,42 +87,13 @@ static bool open_state_dir(daemon_state *s, GError **error)
     s->context.socket_path =
         config->socket_path ? config_absolute(NULL, config->socket_path)
                             : g_build_filename(s->context.state_dir, SOCKET_NAME, NULL);
-    int fd = open(s->context.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0) {
-        s->state_fd = fd;
-        verdict_remove(s->context.state_dir);
-        return check_outside(s, "state directory", s->context.state_dir, error) &&
-               check_outside(s, "control socket", s->context.socket_path, error);
-    }
-    if (fd >= 0 && errno == EWOULDBLOCK)
-        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE,
-                    "state directory %s: in use by another mount of the same images "
-                    "(give this one its own with -o state-dir=)",
-                    s->context.state_dir);
-    else
-        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE, "state directory %s: %s",
-                    s->context.state_dir, g_strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return false;
-}
-
-static char *journal_dir(const daemon_state *s, const disk_options *options)
-{
-    return g_build_filename(s->context.state_dir, options->name, NULL);
-}
-
-static journal *open_journal(const daemon_state *s, const disk_options *options,
-                             GError **error)
-{
-    g_autofree char *dir = journal_dir(s, options);
-    if (g_mkdir_with_parents(dir, 0700) != 0) {
-        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE, "journal directory %s: %s",
-                    dir, g_strerror(errno));
-        return NULL;
-    }
-    g_autofree char *path = g_build_filename(dir, "divergence.jsonl", NULL);
-    return journal_open(path, 0, NULL, error);
+    s->state_fd = state_dir_lock(s->context.state_dir,
+                                 "give this one its own with -o state-dir=", error);
+    if (s->state_fd < 0)
+        return false;
+    verdict_remove(s->context.state_dir);
+    return check_outside(s, "state directory", s->context.state_dir, error) &&
+           check_outside(s, "control socket", s->context.socket_path, error);
 }
 
 /* A mount that failed leaves no journal in which nothing stands, and no directory that was
@@ -131,8 +102,10 @@ static void remove_empty_journals(const daemon_state *s)
 {
     for (unsigned i = 0; i < s->context.journals->len; i++) {
         struct stat st;
-        g_autofree char *dir = journal_dir(s, s->context.config->disks->pdata[i]);
-        g_autofree char *path = g_build_filename(dir, "divergence.jsonl", NULL);
+        const disk_options *options = s->context.config->disks->pdata[i];
+        g_autofree char *path =
+            state_dir_journal_path(s->context.state_dir, options->name);
+        g_autofree char *dir = g_path_get_dirname(path);
         if (stat(path, &st) == 0 && st.st_size == 0)
             unlink(path);
         rmdir(dir); /* refused unless it is empty */
@@ -147,11 +120,11 @@ static bool open_disks(daemon_state *s, GError **error)
 {
     const GPtrArray *disks = s->context.config->disks;
     for (unsigned i = 0; i < disks->len; i++) {
-        journal *j = open_journal(s, disks->pdata[i], error);
+        disk_options *options = disks->pdata[i];
+        journal *j = state_dir_open_journal(s->context.state_dir, options->name, error);
         if (!j)
             return false;
         g_ptr_array_add(s->context.journals, j);
-        disk_options *options = disks->pdata[i];
         g_free(options->state_dir);
         options->state_dir = g_strdup(s->context.state_dir);
         disk *d = disk_open(options, j, error);
