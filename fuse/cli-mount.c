@@ -68,6 +68,14 @@ static char *resolve(const char *path)
     return strdup(joined);
 }
 
+bool cli_is_mount(const char *word)
+{
+    char *path = resolve(word);
+    g_autofree char *type = path ? mounted_type(path) : NULL;
+    free(path);
+    return g_strcmp0(type, "fuse.quorumfs") == 0;
+}
+
 bool cli_mount_find(const char *mountpoint, cli_mount *ret_mount)
 {
     *ret_mount = (cli_mount){0};

@@ -27,6 +27,7 @@ int cmd_events(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_repair(int argc, char **argv);
 int cmd_scrub(int argc, char **argv);
 int cmd_resync(int argc, char **argv);
 /* The form of mount(8): SPEC DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]. */
@@ -64,6 +65,8 @@ typedef struct cli_mount {
     char *path;     /* absolute, resolved */
     json_t *status; /* status.json; NULL: the daemon is gone (a dead mount) */
 } cli_mount;
+/* Whether a file system of ours is mounted there, alive or dead. */
+bool cli_is_mount(const char *word);
 /* Finds the mount at `mountpoint` in /proc/self/mountinfo and reads its status. Prints the
  * error and returns false if there is none. */
 bool cli_mount_find(const char *mountpoint, cli_mount *ret_mount);

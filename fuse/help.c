@@ -19,6 +19,8 @@ static const char overview[] =
     "  scrub [OPTIONS] MOUNTPOINT DISK          compares all of a disk in use, repairs\n"
     "  resync [--wait] MOUNTPOINT DISK          stale replicas are filled now\n"
     "  verify [OPTIONS] IMAGE...|CONFIG         offline vote over whole images\n"
+    "  repair [OPTIONS] IMAGE...|CONFIG         the same, and repairs what differs\n"
+    "  repair [--wait] MOUNTPOINT DISK          as scrub --repair\n"
     "  info [--chain] IMAGE                     what an image is, layer by layer\n"
     "  help COMMAND, --version\n"
     "\n"
@@ -153,6 +155,32 @@ static const char verify_text[] =
     "errors; 5 no majority somewhere; 64 usage; the first of 2, 5, 4, 1, 0. 130:\n"
     "interrupted, with a summary of what was verified.\n";
 
+static const char repair_text[] =
+    "usage: quorumfs repair [OPTIONS] IMAGE...\n"
+    "       quorumfs repair [OPTIONS] CONFIG\n"
+    "       quorumfs repair --undo ID|list [OPTIONS] IMAGE...|CONFIG\n"
+    "       quorumfs repair [--wait] [-p] MOUNTPOINT DISK\n"
+    "\n"
+    "Votes over whole images that are not mounted, prints what verify prints, and gives\n"
+    "replicas that differ, or cannot be read somewhere, what the majority holds. What "
+    "is\n"
+    "overwritten is saved before, in the state directory.\n"
+    "  -n, --dry-run      change nothing, say what would be done\n"
+    "  --from REPLICA     this one is right wherever it can be read (a, b ..., or the\n"
+    "                     configuration's name), also where there is no majority\n"
+    "  --undo ID          put back what that repair overwrote, where nobody has written\n"
+    "                     since; with -n only check. 'list': which there are\n"
+    "  --json             one object\n"
+    "  -p                 progress on standard error, also if that is no terminal\n"
+    "  --format FMT, --threshold K, -o OPTIONS as for mount\n"
+    "Give the images as to mount, so that what is recorded of them is found. SIGUSR1: a\n"
+    "line of progress. Of a mounted disk: as scrub --repair.\n"
+    "Exit, by what was found before anything was repaired: 0 all agree; 1 they differ,\n"
+    "every sector has a majority; 4 read errors; 5 no majority somewhere; but 2 if an "
+    "image\n"
+    "cannot be opened, or something not be repaired or undone; 64 usage; 130 "
+    "interrupted.\n";
+
 bool help_print(FILE *out, const char *command)
 {
     static const struct {
@@ -161,7 +189,7 @@ bool help_print(FILE *out, const char *command)
         {"mount", mount_text},   {"umount", umount_text}, {"status", status_text},
         {"events", events_text}, {"info", info_text},     {"explain", explain_text},
         {"verify", verify_text}, {"scrub", scrub_text},   {"resync", resync_text},
-        {"help", overview},
+        {"repair", repair_text}, {"help", overview},
     };
     if (!command)
         return fputs(overview, out) >= 0;

@@ -24,7 +24,7 @@ static const command commands[] = {
     {"explain", cmd_explain, CLI_USAGE},
     {"verify", cmd_verify, CLI_VERIFY_USAGE},
     {"info", cmd_info, CLI_USAGE},
-    {"repair", NULL, CLI_VERIFY_USAGE},
+    {"repair", cmd_repair, CLI_VERIFY_USAGE},
     {"scrub", cmd_scrub, CLI_VERIFY_USAGE},
     {"resync", cmd_resync, CLI_VERIFY_USAGE},
     {"replica", NULL, CLI_USAGE},

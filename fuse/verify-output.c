@@ -288,9 +288,8 @@ void verify_output_manifest(verify_output *out, uint64_t offset, uint64_t length
     }
 }
 
-void verify_output_disk_end(verify_output *out, const verify_summary *summary,
-                            const verify_manifest_summary *manifest, double seconds,
-                            int exit_code)
+void verify_output_summary(verify_output *out, const verify_summary *summary,
+                           const verify_manifest_summary *manifest, double seconds)
 {
     if (!out->json) {
         g_autofree char *text = verify_summary_text(out->d, summary, manifest);
@@ -307,7 +306,31 @@ void verify_output_disk_end(verify_output *out, const verify_summary *summary,
     json_print(json_replicas(out->d, summary));
     fputs(", \"summary\": ", stdout);
     json_print(json_summary(summary, manifest));
+}
+
+void verify_output_disk_close(verify_output *out, json_t *repair, const char *text,
+                              int exit_code)
+{
+    if (!out->json) {
+        json_decref(repair);
+        if (text)
+            puts(text);
+        fflush(stdout);
+        return;
+    }
+    if (repair) {
+        fputs(", \"repair\": ", stdout);
+        json_print(repair);
+    }
     printf(", \"exit\": %d}", exit_code);
+}
+
+void verify_output_disk_end(verify_output *out, const verify_summary *summary,
+                            const verify_manifest_summary *manifest, double seconds,
+                            int exit_code)
+{
+    verify_output_summary(out, summary, manifest, seconds);
+    verify_output_disk_close(out, NULL, NULL, exit_code);
 }
 
 bool verify_output_end(verify_output *out, int exit_code)

@@ -2,7 +2,8 @@
  * verify-output.h: what verify prints on standard output, as text or as one JSON object,
  * while it goes on: nothing is collected, however many ranges differ.
  *
- * Order of calls: for each disk begin, any number of range and manifest, end; or failed.
+ * Order of calls: for each disk begin, any number of range and manifest, end (or summary and
+ * disk_close); or failed.
  * Then end once. Threads: one.
  */
 #ifndef FUSE_VERIFY_OUTPUT_H
@@ -10,6 +11,7 @@
 
 #include "fuse/manifest.h"
 #include "quorum/verify.h"
+#include <jansson.h>
 
 /* What a --check found, in bytes of whole ranges. */
 typedef struct verify_manifest_summary {
@@ -34,6 +36,12 @@ void verify_output_manifest(verify_output *out, uint64_t offset, uint64_t length
 void verify_output_disk_end(verify_output *out, const verify_summary *summary,
                             const verify_manifest_summary *manifest, double seconds,
                             int exit_code);
+/* The same in two steps, of which the second needs no disk any more. `repair` (an object, stolen)
+ * and `text` (a line without a newline) tell what was done about it; NULL: nothing. */
+void verify_output_summary(verify_output *out, const verify_summary *summary,
+                           const verify_manifest_summary *manifest, double seconds);
+void verify_output_disk_close(verify_output *out, json_t *repair, const char *text,
+                              int exit_code);
 /* False: not all of it could be written. */
 bool verify_output_end(verify_output *out, int exit_code);
 

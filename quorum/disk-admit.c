@@ -53,9 +53,8 @@ static bool admit_without_quorum(disk *d, bool force, GError **error)
     if (!force)
         return refuse(
             why,
-            "--force mounts it read-only, without what lacks a quorum; to trust "
-            "all again, copy the good one over the others and mount with "
-            "-o state-dir= of a new directory",
+            "'quorumfs repair --from REPLICA' makes all like the good one; --force "
+            "mounts it read-only, without what lacks a quorum",
             error);
     add_reason(d, why);
     add_reason(d, "what lacks a quorum is EIO");

@@ -238,11 +238,12 @@ static void load_replicas(disk *d, const found_set *found)
             journal_foreign(d, i, found->verdicts[i]);
 }
 
-/* A disk that is only read has nothing to remember that is not recorded already. */
+/* A disk that is only read has nothing to remember that is not recorded already. Who looks at
+ * it before a repair is told what the images say of each other, too. */
 static bool has_record(const disk *d, const char *dir)
 {
     g_autofree char *path = state_path(dir, d->name);
-    return d->writable || access(path, F_OK) == 0;
+    return d->writable || d->offline || access(path, F_OK) == 0;
 }
 
 bool disk_state_open(disk *d, const char *dir, GError **error)

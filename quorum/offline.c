@@ -24,6 +24,11 @@ uint64_t disk_offline_unreconciled(disk *d)
     return d->store ? state_unreconciled_bytes(d->store) : 0;
 }
 
+bool disk_offline_is_unreconciled(disk *d, uint64_t offset, uint64_t length)
+{
+    return d->store && state_is_unreconciled(d->store, offset, length);
+}
+
 int disk_offline_reconcile(disk *d, const volatile int *cancel)
 {
     uint64_t offset;
@@ -95,7 +100,8 @@ static int fill_piece(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end)
     set_abstaining(&reading, behind, true);
     disk_vote(d, &reading, right, &verdict);
     set_abstaining(&reading, behind, false);
-    int r = 0;
+    disk_lose_all(d, &reading, "repair");
+    int r = reading.gone ? -ETIMEDOUT : 0;
     for (unsigned i = 0; i < d->n && r == 0; i++)
         if (disk_has_bit(behind, i))
             r = give_won(d, &reading, i, &verdict, right);
@@ -153,8 +159,12 @@ static void move(disk *d, unsigned i, replica_event event, int error)
  * again if it does not (W4). */
 static int finish_replica(disk *d, unsigned i)
 {
+    if (!disk_has_bit(atomic_load(&d->partly), i))
+        return -ETIMEDOUT; /* it is out */
     note_copied(d, i);
+    disk_wait_for(d, i);
     int r = chain_flush(d->replicas[i].chain);
+    disk_wait_for_ever();
     if (r < 0) {
         move(d, i, REPLICA_EVENT_FLUSH_FAILED, r);
         disk_state_record(d, i);
@@ -175,11 +185,11 @@ int disk_offline_catch_up(disk *d, const volatile int *cancel,
                           void (*progress)(void *opaque, uint64_t offset), void *opaque)
 {
     uint64_t behind = atomic_load(&d->partly), size = disk_size(d);
-    int result = 0;
     if (!d->session || behind == 0)
         return 0;
     if (2 * d->threshold <= d->n) /* O4 */
         return -EPERM;
+    int result = disk_mark(d);
     for (uint64_t at = 0; at < size && result == 0; at += DISK_REQUEST_MAX) {
         result = is_cancelled(cancel)
                      ? -EINTR
@@ -251,13 +261,18 @@ int disk_offline_put_back(disk *d, unsigned i, uint64_t offset, const void *data
 {
     chain *c = d->replicas[i].chain;
     rangelock_held held;
+    int r = disk_mark(d);
+    if (r < 0)
+        return r;
     disk_lock_sectors(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
-    int r = stale ? make_stale(d, i, offset, length) : 0;
+    r = stale ? make_stale(d, i, offset, length) : 0;
+    disk_wait_for(d, i);
     if (r == 0)
         r = chain_write(c, data, offset, length);
     uint8_t *back = disk_thread_joined(disk_thread_get(d->n));
     if (r == 0)
         r = chain_read(c, back, offset, length);
+    disk_wait_for_ever();
     if (r == 0 && memcmp(back, data, length) != 0)
         r = -EIO;
     rangelock_release(d->range_lock, &held);

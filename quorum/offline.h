@@ -17,6 +17,7 @@
 
 /* Bytes of regions that the last session left to be reconciled (W6). */
 uint64_t disk_offline_unreconciled(disk *d);
+bool disk_offline_is_unreconciled(disk *d, uint64_t offset, uint64_t length);
 /* Does so, up to the first region that cannot be. `cancel` not 0: stops, with -EINTR. */
 int disk_offline_reconcile(disk *d, const volatile int *cancel);
 

@@ -68,8 +68,17 @@ wrong 64 "unknown option" verify --frob a.raw
 for word in replica job import-libvirt export-libvirt doctor; do
     wrong 1 "$word is not available in this version" $word mnt disk
 done
-wrong 64 "repair is not available in this version" repair a.raw b.raw
-wrong 1 "not available in this version" help repair
+wrong 64 "no image given" repair
+wrong 64 "unknown option '--frm' (did you mean '--from'?)" repair --frm a a.raw b.raw
+wrong 64 "has no replica 'c'" repair --from c a.raw b.raw
+wrong 64 "needs a majority" repair --threshold 1 a.raw b.raw
+wrong 64 "--wait is for a mounted disk" repair --wait a.raw b.raw
+wrong 64 "neither --json nor --from" repair --undo x --json a.raw b.raw
+wrong 2 "no saved blocks '../x'" repair -o state-dir=state --undo ../x a.raw b.raw
+wrong 2 "not a quorumfs mount" repair mnt disk
+wrong 2 "No such file" repair a.raw nowhere.raw
+wrong 2 "No such file" repair nowhere.conf
+wrong 64 "(.xml) is not available" repair vm.xml
 wrong 1 "unknown value (quorum, rotate or fifo)" mount -o read-pattern=random a.raw b.raw mnt
 wrong 1 "'blkverify' takes no value" mount -o blkverify=1 a.raw b.raw mnt
 wrong 1 "exactly two replicas and a threshold of 2" mount -o blkverify a.raw b.raw c.raw mnt
@@ -112,7 +121,7 @@ exits "--help" 0 "$QUORUMFS" --help
 contains "lists the commands" "$out" "explain IMAGE"
 exits "no words at all" 1 "$QUORUMFS"
 contains "shows the commands" "$err" "umount"
-for command in mount umount status events explain info verify scrub resync; do
+for command in mount umount status events explain info verify repair scrub resync; do
     exits "help $command" 0 "$QUORUMFS" help $command
     contains "help $command shows it" "$out" "usage: quorumfs $command"
     text=$out

@@ -82,7 +82,7 @@ check "nothing is mounted" sh -c '! mountpoint -q mnt'
 # The way out that is named, with the one that was not changed as the good one.
 cp a.raw b.raw && cp a.raw c.raw
 exits "copies alone are changed replicas still" 32 qmount mnt a.raw b.raw c.raw
-contains "the way out is named" "$err" "copy the good one over the others"
+contains "the way out is named" "$err" "repair --from REPLICA"
 touch a.raw b.raw c.raw
 qmount mnt a.raw b.raw c.raw || not_ok "mount after the way out"
 equal_replicas "the way out" a.raw b.raw c.raw
