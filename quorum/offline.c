@@ -155,21 +155,26 @@ static void move(disk *d, unsigned i, replica_event event, int error)
         disk_journal_state(d, "repair", i, error, from, to);
 }
 
-/* As resync.c's: on record it is current after a flush that succeeded, which is not tried
- * again if it does not (W4). */
+/* What it holds is flushed, then recorded; one that failed to flush is out by then (W4). */
+static int flush_replica(disk *d, unsigned i)
+{
+    rangelock_held held;
+    disk_lock_size(d, &held);
+    int r = disk_flush_locked(d);
+    if (r == 0 && !disk_has_bit(atomic_load(&d->partly), i))
+        r = -EIO;
+    if (r == 0 && !has_missed(d, i, 0, disk_size(d)))
+        r = disk_mark_replica(d, i);
+    rangelock_release(d->range_lock, &held);
+    return r;
+}
+
 static int finish_replica(disk *d, unsigned i)
 {
-    if (!disk_has_bit(atomic_load(&d->partly), i))
-        return -ETIMEDOUT; /* it is out */
     note_copied(d, i);
-    disk_wait_for(d, i);
-    int r = chain_flush(d->replicas[i].chain);
-    disk_wait_for_ever();
-    if (r < 0) {
-        move(d, i, REPLICA_EVENT_FLUSH_FAILED, r);
-        disk_state_record(d, i);
+    int r = flush_replica(d, i);
+    if (r < 0)
         return r;
-    }
     g_mutex_lock(&d->state_lock);
     rangeset_clear(&d->replicas[i].copied);
     g_mutex_unlock(&d->state_lock);
@@ -181,6 +186,16 @@ static int finish_replica(disk *d, unsigned i)
     return disk_state_record(d, i);
 }
 
+/* Before the first change. */
+static int begin_changes(disk *d)
+{
+    rangelock_held held;
+    disk_lock_size(d, &held);
+    int r = disk_mark(d);
+    rangelock_release(d->range_lock, &held);
+    return r;
+}
+
 int disk_offline_catch_up(disk *d, const volatile int *cancel,
                           void (*progress)(void *opaque, uint64_t offset), void *opaque)
 {
@@ -189,7 +204,7 @@ int disk_offline_catch_up(disk *d, const volatile int *cancel,
         return 0;
     if (2 * d->threshold <= d->n) /* O4 */
         return -EPERM;
-    int result = disk_mark(d);
+    int result = begin_changes(d);
     for (uint64_t at = 0; at < size && result == 0; at += DISK_REQUEST_MAX) {
         result = is_cancelled(cancel)
                      ? -EINTR
@@ -221,8 +236,14 @@ void disk_offline_trust(disk *d)
 
 static int record_current(disk *d, unsigned i)
 {
+    rangelock_held held;
+    disk_lock_size(d, &held);
+    int r = disk_mark_replica(d, i);
+    rangelock_release(d->range_lock, &held);
+    if (r < 0)
+        return r;
     state_stale_copied(d->store, i, 0, disk_size(d));
-    int r = state_stale_clear(d->store, i);
+    r = state_stale_clear(d->store, i);
     return r < 0 ? r : disk_state_record(d, i);
 }
 
@@ -261,11 +282,10 @@ int disk_offline_put_back(disk *d, unsigned i, uint64_t offset, const void *data
 {
     chain *c = d->replicas[i].chain;
     rangelock_held held;
-    int r = disk_mark(d);
-    if (r < 0)
-        return r;
     disk_lock_sectors(d, &held, offset, length, RANGELOCK_EXCLUSIVE);
-    r = stale ? make_stale(d, i, offset, length) : 0;
+    int r = disk_mark(d);
+    if (r == 0 && stale)
+        r = make_stale(d, i, offset, length);
     disk_wait_for(d, i);
     if (r == 0)
         r = chain_write(c, data, offset, length);
