@@ -72,8 +72,8 @@ $(BUILD)/tests/test-%: $(BUILD)/tests/test-%.o $(TEST_LIB) $(BUILD)/libquorumfs.
 # Tests of the disk: a disk on raw files, and chain_* calls that fail on command.
 FAULT_WRAP := chain_begin_writing chain_read chain_write chain_flush chain_prepare_read chain_prepare_write chain_finish_write \
               chain_write_zeroes chain_discard chain_resize chain_flush_step io_list_run \
-              chain_forget_cache journal_append journal_sync
-DISK_TESTS := $(filter $(BUILD)/tests/test-disk $(BUILD)/tests/test-disk-%,$(TEST_BIN))
+              chain_forget_cache chain_abandoned journal_append journal_sync
+DISK_TESTS := $(filter $(BUILD)/tests/test-disk $(BUILD)/tests/test-fault $(BUILD)/tests/test-disk-%,$(TEST_BIN))
 $(DISK_TESTS): LDFLAGS += $(FAULT_WRAP:%=-Wl,--wrap=%)
 $(DISK_TESTS): $(BUILD)/tests/disk-rig.o $(BUILD)/tests/fault.o
 

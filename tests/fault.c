@@ -1,6 +1,8 @@
 /* fault.c: see fault.h. */
 #include "tests/fault.h"
 #include "quorum/journal.h"
+#include "tests/support.h"
+#include <errno.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 
@@ -26,6 +28,31 @@ static struct {
 } bad_ops;
 static atomic_uint n_runs, n_run_ops;
 
+static GMutex counting; /* of what strikes: several threads may use one disk */
+
+/* What a call left to be done later. */
+typedef struct late_call {
+    chain *chain;
+    uint64_t offset, length;
+    uint8_t *data; /* NULL: zeroes */
+    uint64_t shreds;
+} late_call;
+static GQueue late; /* of late_call, under `counting` */
+
+static void late_free(void *opaque)
+{
+    late_call *call = opaque;
+    g_free(call->data);
+    g_free(call);
+}
+
+static void drop_late(void)
+{
+    g_mutex_lock(&counting);
+    g_queue_clear_full(&late, late_free);
+    g_mutex_unlock(&counting);
+}
+
 void fault_add(fault f)
 {
     g_assert(n_faults < FAULTS_MAX);
@@ -42,6 +69,7 @@ void fault_clear(void)
     n_faults = 0;
     n_hits = 0;
     n_forgotten = 0;
+    drop_late();
     tracking = false;
     n_open = n_finished = 0;
     slow_flush.chain = NULL;
@@ -108,8 +136,6 @@ unsigned fault_unsynced_records(void)
     return n_unsynced;
 }
 
-static GMutex counting; /* of what strikes: several threads may use one disk */
-
 /* Whether fault k strikes now; counts it. */
 static bool takes_turn(unsigned k, const chain *c, fault_kind kind, uint64_t offset,
                        uint64_t length)
@@ -136,18 +162,151 @@ static const fault *strike(const chain *c, fault_kind kind, uint64_t offset,
         g_mutex_unlock(&counting);
         if (strikes && faults[k].what.hook)
             faults[k].what.hook();
-        if (strikes && faults[k].what.error)
+        if (strikes && faults[k].what.delay_ms)
+            g_usleep(faults[k].what.delay_ms * 1000ul);
+        bool rots = faults[k].what.rot && (kind == FAULT_READ || kind == FAULT_WRITE);
+        if (strikes && (faults[k].what.error || rots))
             return &faults[k].what;
     }
     return NULL;
 }
 
+/* ---- What becomes of the bytes ----------------------------------------------------------- */
+
 int __real_chain_read(chain *c, void *buf, uint64_t offset, size_t length);
+int __real_chain_write(chain *c, const void *buf, uint64_t offset, size_t length);
+int __real_chain_write_zeroes(chain *c, uint64_t offset, uint64_t length);
+
+static void rot_bytes(const fault *f, uint8_t *bytes, uint64_t offset, size_t length)
+{
+    for (size_t k = 0; k < length; k++)
+        if (!f->length || (offset + k >= f->offset && offset + k < f->offset + f->length))
+            bytes[k] ^= f->rot;
+}
+
+static int read_rotten(const fault *f, chain *c, void *buf, uint64_t offset,
+                       size_t length)
+{
+    int r = __real_chain_read(c, buf, offset, length);
+    rot_bytes(f, buf, offset, length);
+    return r;
+}
+
+static int write_rotten(const fault *f, chain *c, const void *buf, uint64_t offset,
+                        size_t length)
+{
+    g_autofree uint8_t *bytes = g_memdup2(buf, length);
+    rot_bytes(f, bytes, offset, length);
+    return __real_chain_write(c, bytes, offset, length);
+}
+
+static void write_part(chain *c, const uint8_t *data, uint64_t offset, uint64_t length)
+{
+    if (data)
+        __real_chain_write(c, data, offset, (size_t)length);
+    else
+        __real_chain_write_zeroes(c, offset, length);
+}
+
+/* About half of the sectors, or everything. */
+static void write_shreds(chain *c, const uint8_t *data, uint64_t offset, uint64_t length,
+                         uint64_t shreds)
+{
+    for (uint64_t from = 0, to; shreds && from < length; from = to) {
+        to = MIN(((offset + from) / 512 + 1) * 512 - offset, length);
+        if (support_random(&shreds) >> 32 & 1)
+            write_part(c, data ? data + from : NULL, offset + from, to - from);
+    }
+    if (!shreds)
+        write_part(c, data, offset, length);
+}
+
+/* What is left of a change that fails; buf NULL: of zeroes. */
+static int fail_change(const fault *f, chain *c, const void *buf, uint64_t offset,
+                       uint64_t length)
+{
+    uint64_t part = f->torn ? MIN(f->torn, length) : f->shreds || f->late ? length : 0;
+    if (part > 0 && f->late) {
+        late_call *call = g_new(late_call, 1);
+        uint64_t shreds = f->shreds ? f->shreds + offset : 0;
+        *call = (late_call){c, offset, part, buf ? g_memdup2(buf, part) : NULL, shreds};
+        g_mutex_lock(&counting);
+        g_queue_push_tail(&late, call);
+        g_mutex_unlock(&counting);
+    } else if (part > 0) {
+        write_shreds(c, buf, offset, part, f->shreds ? f->shreds + offset : 0);
+    }
+    return -f->error;
+}
+
+/* The last one, or those of all chains: one at a time, as others may be added meanwhile. */
+static late_call *take_late(const chain *c)
+{
+    late_call *found = NULL;
+    g_mutex_lock(&counting);
+    for (GList *k = late.head; k && !found; k = k->next) {
+        late_call *call = k->data;
+        if (c && call->chain != c)
+            continue;
+        found = call;
+        g_queue_delete_link(&late, k);
+        break;
+    }
+    g_mutex_unlock(&counting);
+    return found;
+}
+
+unsigned fault_land(const chain *c)
+{
+    unsigned count = 0;
+    for (late_call *call; (call = take_late(c)); count++) {
+        write_shreds(call->chain, call->data, call->offset, call->length, call->shreds);
+        late_free(call);
+    }
+    return count;
+}
+
+unsigned __real_chain_abandoned(const chain *c);
+unsigned __wrap_chain_abandoned(const chain *c);
+unsigned __wrap_chain_abandoned(const chain *c)
+{
+    unsigned count = __real_chain_abandoned(c);
+    g_mutex_lock(&counting);
+    for (const GList *k = late.head; k; k = k->next)
+        count += ((const late_call *)k->data)->chain == c;
+    g_mutex_unlock(&counting);
+    return count;
+}
+
+fault fault_pick(uint64_t *seed, const chain *c, uint64_t size)
+{
+    static const fault_kind kinds[] = {FAULT_WRITE, FAULT_WRITE, FAULT_WRITE, FAULT_CLEAR,
+                                       FAULT_READ,  FAULT_READ,  FAULT_FLUSH};
+    static const int errors[] = {EIO, EIO, ENOSPC};
+    fault f = {.chain = c};
+    f.kind = kinds[(support_random(seed) >> 16) % G_N_ELEMENTS(kinds)];
+    f.error = errors[(support_random(seed) >> 16) % G_N_ELEMENTS(errors)];
+    f.after = (unsigned)(support_random(seed) >> 16) % 12;
+    f.times = (unsigned)(support_random(seed) >> 16) % 4;
+    f.torn = (support_random(seed) >> 16) % 4 * 700;
+    if ((support_random(seed) >> 16) % 3 == 0)
+        f.shreds = support_random(seed);
+    if ((support_random(seed) >> 16) % 3 == 0) {
+        f.offset = (support_random(seed) >> 16) % size;
+        f.length = 1 + (support_random(seed) >> 16) % (size - f.offset);
+    }
+    return f;
+}
+
+/* ---- The wrapped functions ------------------------------------------------------------- */
+
 int __wrap_chain_read(chain *c, void *buf, uint64_t offset, size_t length);
 int __wrap_chain_read(chain *c, void *buf, uint64_t offset, size_t length)
 {
     const fault *f = strike(c, FAULT_READ, offset, length);
-    return f ? -f->error : __real_chain_read(c, buf, offset, length);
+    return !f         ? __real_chain_read(c, buf, offset, length)
+           : f->error ? -f->error
+                      : read_rotten(f, c, buf, offset, length);
 }
 
 int __real_chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t length,
@@ -158,7 +317,9 @@ int __wrap_chain_prepare_read(chain *c, void *buf, uint64_t offset, size_t lengt
                               unsigned owner, io_list *list)
 {
     const fault *f = strike(c, FAULT_READ, offset, length);
-    return f ? -f->error : __real_chain_prepare_read(c, buf, offset, length, owner, list);
+    return !f         ? __real_chain_prepare_read(c, buf, offset, length, owner, list)
+           : f->error ? -f->error
+                      : read_rotten(f, c, buf, offset, length);
 }
 
 /* What stands in for the driver's change while changes are tracked. */
@@ -176,7 +337,6 @@ static image_change *track(image_change *real, uint64_t offset, size_t length)
     return (image_change *)tracked;
 }
 
-int __real_chain_write(chain *c, const void *buf, uint64_t offset, size_t length);
 int __real_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
                                unsigned owner, io_list *list, image_change **ret_change);
 int __wrap_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_t length,
@@ -186,10 +346,9 @@ int __wrap_chain_prepare_write(chain *c, const void *buf, uint64_t offset, size_
 {
     *ret_change = NULL;
     const fault *f = strike(c, FAULT_WRITE, offset, length);
-    if (f && f->torn)
-        __real_chain_write(c, buf, offset, MIN(f->torn, length));
     if (f)
-        return -f->error;
+        return f->error ? fail_change(f, c, buf, offset, length)
+                        : write_rotten(f, c, buf, offset, length);
     int r = __real_chain_prepare_write(c, buf, offset, length, owner, list, ret_change);
     if (r == 0 && tracking)
         *ret_change = track(*ret_change, offset, length);
@@ -213,7 +372,9 @@ int __wrap_chain_write(chain *c, const void *buf, uint64_t offset, size_t length
 int __wrap_chain_write(chain *c, const void *buf, uint64_t offset, size_t length)
 {
     const fault *f = strike(c, FAULT_WRITE, offset, length);
-    return f ? -f->error : __real_chain_write(c, buf, offset, length);
+    return !f         ? __real_chain_write(c, buf, offset, length)
+           : f->error ? fail_change(f, c, buf, offset, length)
+                      : write_rotten(f, c, buf, offset, length);
 }
 
 int __real_chain_flush(chain *c);
@@ -224,12 +385,12 @@ int __wrap_chain_flush(chain *c)
     return f ? -f->error : __real_chain_flush(c);
 }
 
-int __real_chain_write_zeroes(chain *c, uint64_t offset, uint64_t length);
 int __wrap_chain_write_zeroes(chain *c, uint64_t offset, uint64_t length);
 int __wrap_chain_write_zeroes(chain *c, uint64_t offset, uint64_t length)
 {
     const fault *f = strike(c, FAULT_CLEAR, offset, length);
-    return f ? -f->error : __real_chain_write_zeroes(c, offset, length);
+    return f ? fail_change(f, c, NULL, offset, length)
+             : __real_chain_write_zeroes(c, offset, length);
 }
 
 int __real_chain_discard(chain *c, uint64_t offset, uint64_t length);
@@ -237,7 +398,8 @@ int __wrap_chain_discard(chain *c, uint64_t offset, uint64_t length);
 int __wrap_chain_discard(chain *c, uint64_t offset, uint64_t length)
 {
     const fault *f = strike(c, FAULT_CLEAR, offset, length);
-    return f ? -f->error : __real_chain_discard(c, offset, length);
+    return f ? fail_change(f, c, NULL, offset, length)
+             : __real_chain_discard(c, offset, length);
 }
 
 int __real_chain_resize(chain *c, uint64_t size);

@@ -26,15 +26,29 @@ typedef struct fault {
     const chain *chain; /* NULL: any */
     fault_kind kind;
     uint64_t offset, length; /* what touches this range fails; length 0: everything */
-    int error;               /* positive errno */
-    uint64_t torn;           /* so many bytes of a write are written all the same */
-    unsigned times;          /* then it is gone; 0: for ever */
-    unsigned after;          /* so many calls pass before the first one fails */
-    void (*hook)(void);      /* called when it strikes; error 0: then the call goes on */
+    int error;     /* positive errno; 0: the call goes on, see hook, delay_ms, rot */
+    uint64_t torn; /* so many bytes of a failing write are written all the same */
+    uint64_t
+        shreds;     /* a seed, not 0: of what is torn, or of all, only some sectors are */
+    bool late;      /* they are written by fault_land, and until then they are abandoned
+                          (chain_abandoned); without torn and shreds all of it is. Also of
+                          write-zeroes and discard. */
+    uint8_t rot;    /* not 0, and error 0: what is read or written of the range comes out
+                          xor'ed with this, and nobody is told */
+    unsigned times; /* then it is gone; 0: for ever */
+    unsigned after; /* so many calls pass before the first one fails */
+    unsigned delay_ms;  /* a call that it strikes waits so long first */
+    void (*hook)(void); /* called when it strikes */
 } fault;
 
 void fault_add(fault f);
 void fault_clear(void);
+/* A random fault of a chain, on a disk of `size` bytes: an error of any kind but FINISH, RESIZE,
+ * PROBE and BEGIN, for some calls, in a range or everywhere; writes are torn or shredded. */
+fault fault_pick(uint64_t *seed, const chain *c, uint64_t size);
+/* What is late on a chain (NULL: on any) happens now. Returns how many calls that were. What
+ * has not happened by fault_clear never does. */
+unsigned fault_land(const chain *c);
 /* Journal records appended since the last journal_sync. */
 unsigned fault_unsynced_records(void);
 /* Called once, by the next journal_sync, before anything is on disk. NULL: not at all. */
