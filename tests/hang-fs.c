@@ -202,7 +202,8 @@ static void *await_end(void *mountpoint)
     sigaddset(&end, SIGTERM);
     sigwait(&end, &got);
     umount2(mountpoint, MNT_DETACH);
-    _exit(0);
+    kill(getpid(), SIGKILL);
+    return NULL;
 }
 
 static void serve(char *mountpoint)
@@ -224,6 +225,7 @@ static void serve(char *mountpoint)
     struct fuse_loop_config *config = fuse_loop_cfg_create();
     fuse_loop_cfg_set_clone_fd(config, 0);
     fuse_loop_cfg_set_max_threads(config, WAITING_MAX);
+    fuse_loop_cfg_set_idle_threads(config, WAITING_MAX);
     fuse_loop_mt(fuse, config);
     for (;;)
         pause();
@@ -333,6 +335,14 @@ void hang_await(unsigned count)
     while (shared->waiting != count)
         pthread_cond_wait(&shared->changed, &shared->lock);
     pthread_mutex_unlock(&shared->lock);
+}
+
+unsigned hang_waiting(void)
+{
+    pthread_mutex_lock(&shared->lock);
+    unsigned waiting = shared->waiting;
+    pthread_mutex_unlock(&shared->lock);
+    return waiting;
 }
 
 unsigned hang_seen(unsigned kinds)

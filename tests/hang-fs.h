@@ -41,6 +41,7 @@ void hang_hold_one(unsigned kinds, unsigned pass);
 void hang_release(uint64_t offset);
 /* Waits until so many requests wait. */
 void hang_await(unsigned count);
+unsigned hang_waiting(void);
 /* Requests of these kinds that have come since hang_start. */
 unsigned hang_seen(unsigned kinds);
 
