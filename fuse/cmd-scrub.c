@@ -1,11 +1,12 @@
 /*
  * cmd-scrub.c: scrub and resync of a disk that is mounted, through its control socket. The
  * daemon does the work; these begin it, and with --wait they look at its status until it is
- * done. Who interrupts them stops only the looking.
+ * done. Who interrupts them (SIGINT, SIGTERM) stops only the looking.
  */
 #include "fuse/cli.h"
 #include "fuse/config-internal.h"
 #include "fuse/control.h"
+#include "fuse/interrupt.h"
 #include "fuse/progress.h"
 #include "quorum/repair.h"
 #include <inttypes.h>
@@ -96,23 +97,35 @@ static uint64_t number_of(const json_t *row, const char *key)
 }
 
 /* Looks at the row of a job until it does not run any more; a new reference. *ret_disk: the
- * disk's row, likewise. NULL and no disk: the daemon cannot be asked. */
+ * disk's row, likewise. NULL and no disk: the daemon cannot be asked, or an interruption. */
 static json_t *await_job(const live_disk *l, const char *type, progress *p,
                          json_t **ret_disk)
 {
     for (;;) {
-        json_t *disk_row = live_status(l);
+        json_t *disk_row = interrupt_signal ? NULL : live_status(l);
         *ret_disk = disk_row;
         json_t *job = find_row(json_object_get(disk_row, "jobs"), "type", type);
         if (!job || strcmp(text_of(job, "status"), "running") != 0) {
             progress_hide(p);
             return json_incref(job);
         }
-        progress_tell(p, number_of(job, "offset"), number_of(job, "len"),
-                      number_of(job, "ranges"));
+        uint64_t done = number_of(job, "offset"), size = number_of(job, "len");
+        progress_tell(p, done, size, number_of(job, "ranges"));
+        if (interrupt_line)
+            progress_line(p, done, size, number_of(job, "ranges"));
+        interrupt_line = 0;
         json_decref(disk_row);
         g_usleep(POLL_US);
     }
+}
+
+/* The exit code without an answer. */
+static int no_answer(const live_disk *l, const char *what)
+{
+    if (!interrupt_signal)
+        return CLI_UNREACHABLE;
+    cli_error("%s: the %s of disk '%s' goes on", l->mountpoint, what, l->name);
+    return 128 + interrupt_signal;
 }
 
 /* ---- Scrub --------------------------------------------------------------------------- */
@@ -167,7 +180,7 @@ static int scrub_wait(const live_disk *l, bool lines)
     json_t *disk_row = NULL;
     progress_begin(&p, l->name, lines);
     json_t *job = await_job(l, "scrub", &p, &disk_row);
-    int code = CLI_UNREACHABLE;
+    int code = disk_row ? CLI_UNREACHABLE : no_answer(l, "scrub");
     if (job) {
         print_scrub(l, job);
         code = scrub_exit(job);
@@ -190,6 +203,8 @@ int cli_scrub(const char *mountpoint, const char *name, const cli_scrub_options 
         json_object_set_new(arguments, "repair", json_boolean(options->repair));
         json_object_set_new(arguments, "speed", json_integer((json_int_t)options->speed));
     }
+    if (options->wait)
+        interrupt_catch();
     if (live_begin(&l, options->cancel ? "quorumfs-scrub-cancel" : "quorumfs-scrub",
                    arguments)) {
         code = CLI_OK;
@@ -259,7 +274,7 @@ static int resync_wait(const live_disk *l, bool lines)
     progress_begin(&p, l->name, lines);
     p.plain = true;
     json_t *job = await_job(l, "resync", &p, &disk_row);
-    int code = disk_row ? CLI_OK : CLI_UNREACHABLE;
+    int code = disk_row ? CLI_OK : no_answer(l, "resync");
     if (job && json_object_get(job, "error"))
         cli_error("%s: disk '%s': %s", l->mountpoint, l->name, text_of(job, "error"));
     if (disk_row && report_out(l, disk_row))
@@ -291,6 +306,8 @@ int cmd_resync(int argc, char **argv)
     if (!live_find(&l, g_ptr_array_index(words, 0), g_ptr_array_index(words, 1)))
         return CLI_UNREACHABLE;
     code = CLI_UNREACHABLE;
+    if (wait)
+        interrupt_catch();
     if (live_begin(&l, "quorumfs-resync", json_pack("{s:s}", "disk", l.name)))
         code = wait ? resync_wait(&l, lines) : CLI_OK;
     cli_mount_clear(&l.mount);

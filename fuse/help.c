@@ -119,7 +119,7 @@ static const char scrub_text[] =
     "Exit: 0 begun, or with --wait: all agree; 1 they differed, and every sector has a\n"
     "majority; 4 some could not be read or not be repaired; 5 some sector has no "
     "majority;\n"
-    "2 not reachable; 64 usage; 130 cancelled.\n";
+    "2 not reachable; 64 usage; 130 cancelled, or the waiting interrupted.\n";
 
 static const char resync_text[] =
     "usage: quorumfs resync [OPTIONS] MOUNTPOINT DISK\n"

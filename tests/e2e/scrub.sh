@@ -12,6 +12,7 @@ fresh() {
 mount_all() { qmount mnt -o cache=none "$@" a.raw b.raw c.raw || not_ok "mount"; }
 journal() { "$QUORUMFS" events mnt; }
 job() { "$QUORUMFS" status mnt --json | jq -c ".disks[0].jobs[] | select(.type == \"$1\") | $2"; }
+scrub_is() { [ "$(job scrub .status)" = "\"$1\"" ]; }
 digests() { for r in a b c; do digest $r.raw; done | sort -u; }
 
 # ---- What is planted is found ----
@@ -21,7 +22,7 @@ exits "a scrub of what is equal" 0 "$QUORUMFS" scrub --wait mnt disk
 contains "says so" "$out" "disk: 8388608 bytes compared, 0 zero in every map; all agree;"
 exits "one that is not waited for" 0 "$QUORUMFS" scrub mnt disk
 contains "says where to look" "$out" "quorumfs status"
-wait_for test "$(job scrub .status)" = '"concluded"'
+check "ends" wait_for scrub_is concluded
 : >planted
 i=0
 for offset in 0 1000 4096 1048575 1048576 3000000 5242880 8388600; do
@@ -52,6 +53,12 @@ equal "each repair is one record" \
     "$(sort -n planted)"
 exits "then all agree" 0 "$QUORUMFS" scrub --wait mnt disk
 
+# ---- By its other name ----
+poke b.raw 7000000 X
+exits "repair of a mounted disk" 1 "$QUORUMFS" repair --wait mnt disk
+contains "is a scrub that repairs" "$out" "repaired: 512 bytes"
+equal "all replicas are equal" "$(digests)" "$expected"
+
 # ---- No majority ----
 poke a.raw 2000000 X
 poke b.raw 2000000 Y
@@ -69,6 +76,17 @@ exits "and a second one" 2 "$QUORUMFS" scrub mnt disk
 contains "is refused" "$err" "Disk 'disk' is being scrubbed already"
 equal "it runs" "$(job scrub '[.status, .busy, .speed]')" '["running",true,512]'
 contains "people see that" "$("$QUORUMFS" status mnt)" "scrub: running"
+"$QUORUMFS" scrub --cancel --wait mnt disk >/dev/null
+start "$QUORUMFS" scrub --speed 512 --wait mnt disk 2>said
+waiter=$started
+check "one that is waited for" wait_for scrub_is running
+told() { grep -q "^disk: .* ranges differ or unreadable" said || { kill -USR1 "$waiter"; false; }; }
+check "SIGUSR1 asks who waits for a line" wait_for told
+kill -INT "$waiter"
+wait "$waiter"
+equal "who is interrupted ends" "$?" 130
+contains "and says that the scrub does not" "$(cat said)" "the scrub of disk 'disk' goes on"
+check "as is true" scrub_is running
 exits "it is cancelled" 130 "$QUORUMFS" scrub --cancel --wait mnt disk
 contains "and says so" "$out" "disk: cancelled: "
 exits "no other runs" 2 "$QUORUMFS" scrub --cancel mnt disk
