@@ -112,3 +112,11 @@ void chain_kind_unknown(int fd, const char *path, const layer *referrer, GError 
     g_set_error(error, IMAGE_ERROR, IMAGE_ERROR_FORMAT,
                 "%s: no format is given and the suffix does not tell it (%s)", path, how);
 }
+
+bool chain_names_qcow2(const char *path, const char *format)
+{
+    layer_kind kind;
+    bool known = format ? chain_kind_from_name(format, &kind)
+                        : chain_kind_from_suffix(path, &kind);
+    return known && kind == LAYER_QCOW2;
+}

@@ -78,6 +78,8 @@ typedef struct chain chain;
 
 /* Whether this names no file but a server (nbd.h): an NBD URI or exec:COMMAND. */
 bool chain_is_remote(const char *path);
+/* Whether it is opened as a qcow2: by its format or, where that is NULL, its suffix (O1). */
+bool chain_names_qcow2(const char *path, const char *format);
 
 /* Opens every layer, checks it, walks the backing files, chooses decoders, takes the
  * locks. Nothing is changed on disk. On failure everything is closed again.

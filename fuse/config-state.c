@@ -3,7 +3,8 @@
  *
  * The directory is named after the real paths of all replicas, sorted, so that the same
  * set finds its state again whatever the order, the mount point or the spelling of the
- * paths. What is written there is trusted later, so it must be ours and nobody else's.
+ * paths; where the paths are others, config-record.c looks for it. What is written there is
+ * trusted later, so it must be ours and nobody else's.
  */
 #include "formats/nbd.h"
 #include "fuse/config-internal.h"

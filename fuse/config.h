@@ -81,6 +81,11 @@ bool config_from_words(mount_config *config, char *const *words, unsigned n_word
 char *config_make_state_dir(const mount_config *config, GError **error);
 /* Where that is, whether it is there or not. */
 char *config_find_state_dir(const mount_config *config);
+/* Where a disk's record is: state_dir and state_name of its options. In `state_dir`, which is
+ * what config_make_state_dir returned, or where earlier mounts kept that of these replicas,
+ * beside it. Appends lines for people to `notes` (of char*). */
+bool config_find_record(disk_options *d, const char *state_dir, GPtrArray *notes,
+                        GError **error);
 
 /* The known word nearest to `word` (edit distance at most 3 and less than half of it), or
  * NULL. */

@@ -48,7 +48,8 @@
 typedef struct daemon_state {
     daemon_context context;
     char *mountpoint;
-    int state_fd; /* the state directory, locked by us; -1 */
+    int state_fd;     /* the state directory, locked by us; -1 */
+    GPtrArray *notes; /* of char*: said when all is mounted */
     control *control;
     mount_session *mount;
     pthread_t signals; /* takes the signals, in serve() */
@@ -125,8 +126,8 @@ static bool open_disks(daemon_state *s, GError **error)
         if (!j)
             return false;
         g_ptr_array_add(s->context.journals, j);
-        g_free(options->state_dir);
-        options->state_dir = g_strdup(s->context.state_dir);
+        if (!config_find_record(options, s->context.state_dir, s->notes, error))
+            return false;
         disk *d = disk_open(options, j, error);
         if (!d)
             return false;
@@ -138,6 +139,8 @@ static bool open_disks(daemon_state *s, GError **error)
 /* Said when all is mounted: a mount that failed has one line. */
 static void print_reservations(const daemon_state *s)
 {
+    for (unsigned i = 0; i < s->notes->len; i++)
+        cli_error("%s", (const char *)s->notes->pdata[i]);
     for (unsigned i = 0; i < s->context.disks->len; i++) {
         disk *d = s->context.disks->pdata[i];
         const char *degraded = disk_degraded_reason(d);
@@ -192,6 +195,7 @@ static void close_disks(const daemon_state *s, verdict *v, bool stuck)
 
 static void free_all(daemon_state *s)
 {
+    g_ptr_array_unref(s->notes);
     g_ptr_array_unref(s->context.disks);
     g_ptr_array_unref(s->context.journals);
     g_free(s->context.state_dir);
@@ -335,7 +339,8 @@ static int run(const mount_config *config, int ready_fd, const GArray *inherited
                                   .disks = g_ptr_array_new(),
                                   .journals = g_ptr_array_new(),
                                   .started_us = g_get_monotonic_time()},
-                      .state_fd = -1};
+                      .state_fd = -1,
+                      .notes = g_ptr_array_new_with_free_func(g_free)};
     sigset_t set;
     signal_set(&set);
     pthread_sigmask(SIG_BLOCK, &set, NULL);

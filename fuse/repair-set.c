@@ -45,11 +45,16 @@ bool repair_set_make_dir(repair_set *set, GError **error)
     return set->lock_fd >= 0;
 }
 
-/* How a mount would treat it does not matter here. */
-static void set_neutral(disk_options *options, const char *state_dir, bool changes)
+/* What a mount would say of where it was found does not matter here. */
+static bool find_record(const repair_set *set, disk_options *options, GError **error)
 {
-    g_free(options->state_dir);
-    options->state_dir = g_strdup(state_dir);
+    g_autoptr(GPtrArray) notes = g_ptr_array_new_with_free_func(g_free);
+    return config_find_record(options, set->dir, notes, error);
+}
+
+/* How a mount would treat it does not matter here. */
+static void set_neutral(disk_options *options, bool changes)
+{
     options->read_only = !changes;
     options->offline = true;
     options->min_replicas = 0;
@@ -82,12 +87,18 @@ static disk *open_disk(const disk_options *options, journal *records, GError **e
 
 /* ---- Looking ------------------------------------------------------------------------- */
 
-/* Copies the record, if there is one, to `dir`. */
-static bool copy_record(const repair_set *set, const char *name, const char *dir,
-                        GError **error)
+static const char *record_name(const disk_options *options)
 {
-    g_autofree char *from = state_path(set->dir, name);
-    g_autofree char *to = state_path(dir, name);
+    return options->state_name ? options->state_name : options->name;
+}
+
+/* Copies the record, if there is one, to `dir`, and has it used there. */
+static bool copy_record(disk_options *options, const char *dir, GError **error)
+{
+    g_autofree char *from = state_path(options->state_dir, record_name(options));
+    g_autofree char *to = state_path(dir, record_name(options));
+    g_free(options->state_dir);
+    options->state_dir = g_strdup(dir);
     size_t length;
     g_autofree char *bytes = cli_read_file(from, RECORD_MAX, &length);
     if (bytes)
@@ -119,8 +130,8 @@ disk *repair_set_look(repair_set *set, disk_options *options, GError **error)
     if (!dir)
         return NULL;
     disk *d = NULL;
-    if (copy_record(set, options->name, dir, error)) {
-        set_neutral(options, dir, false);
+    if (find_record(set, options, error) && copy_record(options, dir, error)) {
+        set_neutral(options, false);
         d = open_disk(options, NULL, error);
     }
     remove_dir(dir); /* what is open of it stays readable */
@@ -147,8 +158,8 @@ disk *repair_set_begin(repair_set *set, disk_options *options, journal **ret_jou
     if (!repair_set_make_dir(set, error))
         return NULL;
     *ret_journal = state_dir_open_journal(set->dir, options->name, error);
-    if (*ret_journal) {
-        set_neutral(options, set->dir, true);
+    if (*ret_journal && find_record(set, options, error)) {
+        set_neutral(options, true);
         d = open_disk(options, *ret_journal, error);
     }
     if (d && check_writable(d, error))

@@ -312,8 +312,8 @@ bool disk_resize_resume(disk *d, GError **error);
 
 /* disk-state.c */
 
-/* Compares the replicas with what is recorded in `dir`; NULL: nothing is remembered. */
-bool disk_state_open(disk *d, const char *dir, GError **error);
+/* Compares the replicas with what is recorded; without a state directory nothing is. */
+bool disk_state_open(disk *d, const disk_options *options, GError **error);
 /* disk-admit.c: whether the replicas in sync are enough (disk_open). *ret_whole: a quorum
  * everywhere; if not, the disk is not to be written to. */
 bool disk_admit(disk *d, const disk_options *options, bool *ret_whole, GError **error);

@@ -69,6 +69,7 @@ void disk_options_free(disk_options *options)
     g_free(options->name);
     g_free(options->file);
     g_free(options->state_dir);
+    g_free(options->state_name);
     g_ptr_array_unref(options->replicas);
     g_ptr_array_unref(options->allow_dirs);
     g_free(options);
@@ -479,7 +480,7 @@ static bool open_state(disk *d, const disk_options *options, GError **error)
 {
     bool whole;
     g_autoptr(GError) refused = NULL;
-    bool opened = disk_state_open(d, options->state_dir, &refused);
+    bool opened = disk_state_open(d, options, &refused);
     uint64_t from, to;
     bool explained = opened ? d->store && state_get_resize(d->store, &from, &to)
                             : !is_unexplained(refused);

@@ -38,13 +38,19 @@ static void fill_shape(const disk *d, uint64_t size, const identity *now,
                                .identities = now};
 }
 
+static const char *name_in(const disk_options *options)
+{
+    return options->state_name ? options->state_name : options->name;
+}
+
 static bool is_void(const GError *error)
 {
     return g_error_matches(error, STATE_ERROR, STATE_ERROR_VOID_BROKEN) ||
            g_error_matches(error, STATE_ERROR, STATE_ERROR_VOID_OTHER);
 }
 
-static bool reset_store(disk *d, const char *dir, const char *why, GError **error)
+static bool reset_store(disk *d, const disk_options *options, const char *why,
+                        GError **error)
 {
     shape_names names;
     g_autofree char *action = g_strdup_printf("recorded state is void: %s", why);
@@ -52,25 +58,26 @@ static bool reset_store(disk *d, const char *dir, const char *why, GError **erro
                         .event = JOURNAL_REPLICA_STATE, .op = "open", .action = action});
     state_close(g_steal_pointer(&d->store));
     fill_shape(d, disk_size(d), NULL, &names);
-    d->store = state_reset(dir, d->name, &names.shape, error);
+    d->store = state_reset(options->state_dir, name_in(options), &names.shape, error);
     return d->store != NULL;
 }
 
-static bool open_store(disk *d, const char *dir, const identity *now, GError **error)
+static bool open_store(disk *d, const disk_options *options, const identity *now,
+                       GError **error)
 {
     shape_names names;
     GError *refused = NULL;
     fill_shape(d, disk_size(d), now, &names);
     names.shape.resize_from = d->other_size;
     names.shape.resize_to = disk_size(d);
-    d->store = state_open(dir, d->name, &names.shape, &refused);
+    d->store = state_open(options->state_dir, name_in(options), &names.shape, &refused);
     if (d->store)
         return true;
     if (d->other_size != disk_size(d)) { /* void: there is nothing that explains it */
         g_propagate_error(error, refused);
         return false;
     }
-    bool ok = is_void(refused) && reset_store(d, dir, refused->message, error);
+    bool ok = is_void(refused) && reset_store(d, options, refused->message, error);
     if (!is_void(refused))
         g_propagate_error(error, g_steal_pointer(&refused));
     g_clear_error(&refused);
@@ -149,13 +156,19 @@ static void compare_with_record(const disk *d, const identity *now, found_set *r
     }
 }
 
-/* A first mount: nothing is known but what the images say of each other. */
+/* A first mount: nothing is known but what the images say of each other, and other records of
+ * them. */
 static void compare_marks(const disk *d, const identity *now, found_set *ret)
 {
     *ret = (found_set){.foreign = generation_behind(now, d->n, d->threshold)};
-    for (unsigned i = 0; i < d->n; i++)
+    for (unsigned i = 0; i < d->n; i++) {
         if (disk_has_bit(ret->foreign, i))
             ret->verdicts[i] = GENERATION_BEHIND;
+        else if (d->replicas[i].options->behind)
+            ret->verdicts[i] = GENERATION_ELSEWHERE;
+        if (!generation_trusted(ret->verdicts[i]))
+            ret->foreign |= UINT64_C(1) << i;
+    }
 }
 
 static void journal_opening(disk *d, const char *action)
@@ -166,7 +179,7 @@ static void journal_opening(disk *d, const char *action)
 
 /* Nobody is what is recorded. If all have been moved, mark and all, the record tells more of
  * them than nothing: it forgets nobody's missed changes. */
-static bool judge_strangers(disk *d, const char *dir, const identity *now,
+static bool judge_strangers(disk *d, const disk_options *options, const identity *now,
                             found_set *found, GError **error)
 {
     uint64_t all = present(d), fresh = with_verdict(d, found, GENERATION_NEW);
@@ -179,7 +192,7 @@ static bool judge_strangers(disk *d, const char *dir, const identity *now,
         g_set_error(error, STATE_ERROR, STATE_ERROR_SIZE, "every replica was changed");
         return false;
     }
-    if (!reset_store(d, dir, "every replica was changed", error))
+    if (!reset_store(d, options, "every replica was changed", error))
         return false;
     compare_marks(d, now, found);
     for (unsigned i = 0; i < d->n && fresh != all; i++)
@@ -240,18 +253,18 @@ static void load_replicas(disk *d, const found_set *found)
 
 /* A disk that is only read has nothing to remember that is not recorded already. Who looks at
  * it before a repair is told what the images say of each other, too. */
-static bool has_record(const disk *d, const char *dir)
+static bool has_record(const disk *d, const disk_options *options)
 {
-    g_autofree char *path = state_path(dir, d->name);
+    g_autofree char *path = state_path(options->state_dir, name_in(options));
     return d->writable || d->offline || access(path, F_OK) == 0;
 }
 
-bool disk_state_open(disk *d, const char *dir, GError **error)
+bool disk_state_open(disk *d, const disk_options *options, GError **error)
 {
-    if (!dir || !has_record(d, dir))
+    if (!options->state_dir || !has_record(d, options))
         return true;
     g_autofree identity *now = g_new0(identity, d->n);
-    if (!read_identities(d, now, error) || !open_store(d, dir, now, error))
+    if (!read_identities(d, now, error) || !open_store(d, options, now, error))
         return false;
     found_set found;
     if (state_is_new(d->store))
@@ -259,7 +272,7 @@ bool disk_state_open(disk *d, const char *dir, GError **error)
     else
         compare_with_record(d, now, &found);
     if (!state_is_new(d->store) && found.foreign == present(d) &&
-        !judge_strangers(d, dir, now, &found, error))
+        !judge_strangers(d, options, now, &found, error))
         return false;
     load_replicas(d, &found);
     return true;

@@ -35,6 +35,8 @@ typedef struct replica_options {
     char *password_file; /* NULL: none */
     int decoder;         /* chain_decoder, or -1: the disk's */
     unsigned timeout_ms; /* 0: the disk's */
+    bool behind; /* another record says that it missed changes: without one of this
+                            disk it is not trusted */
 } replica_options;
 replica_options *replica_options_new(void);
 replica_options *replica_options_copy(const replica_options *options);
@@ -57,6 +59,7 @@ typedef struct disk_options {
     bool read_only;
     unsigned timeout_ms;   /* how long a request waits for a replica; 0: default */
     char *state_dir;       /* where state is kept across restarts; NULL: nowhere */
+    char *state_name;      /* what it is called there; NULL: as the disk */
     unsigned min_replicas; /* wholly in sync when it is opened; 0: any number */
     bool degraded_warn;    /* fewer than min_replicas, or some that cannot be opened:
                                       opened all the same */

@@ -159,6 +159,7 @@ const char *generation_reason(generation_verdict verdict)
         [GENERATION_NEIGHBOUR] = "is a copy of another replica of the set",
         [GENERATION_UNMARKED] = "was made anew",
         [GENERATION_BEHIND] = "missed a session by the marks of the others",
+        [GENERATION_ELSEWHERE] = "missed changes of another set",
     };
     return reasons[verdict];
 }

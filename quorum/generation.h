@@ -31,6 +31,7 @@ typedef enum generation_verdict {
     GENERATION_NEIGHBOUR, /* of another replica of this set */
     GENERATION_UNMARKED,  /* there is none, where there was one */
     GENERATION_BEHIND,    /* by generation_behind */
+    GENERATION_ELSEWHERE, /* by the record of another set */
 } generation_verdict;
 
 generation_verdict generation_compare(const generation_record *recorded,

@@ -133,6 +133,25 @@ int identity_read(const identity_source *source, bool settle, identity *ret_iden
     return error;
 }
 
+/* A FIFO or a tape is not even opened. */
+void identity_look(const char *path, bool is_qcow2, identity *ret_identity)
+{
+    struct stat st;
+    *ret_identity = (identity){0};
+    if (stat(path, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
+        return;
+    identity_source source = {
+        .fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC),
+        .data_fd = -1,
+        .is_qcow2 = is_qcow2,
+    };
+    if (source.fd < 0)
+        return;
+    if (identity_read(&source, false, ret_identity) < 0)
+        *ret_identity = (identity){0};
+    close(source.fd);
+}
+
 void identity_set_remote(identity *ret_identity, uint64_t size)
 {
     *ret_identity = (identity){.kind = IDENTITY_REMOTE, .top.size = size};

@@ -53,6 +53,9 @@ void identity_source_close(identity_source *source); /* NULL is allowed */
  * syncs the inodes first, as fdatasync leaves a file's times to be lost in a power cut and
  * the file would then look changed. 0 or -errno. */
 int identity_read(const identity_source *source, bool settle, identity *ret_identity);
+/* The same by name, without a chain and without waiting; the data file is left out. Of kind
+ * NONE if it cannot be looked at. */
+void identity_look(const char *path, bool is_qcow2, identity *ret_identity);
 /* Of a remote export of that size. */
 void identity_set_remote(identity *ret_identity, uint64_t size);
 

@@ -7,6 +7,7 @@
  *   state-open.c    opening, making, resetting
  *   state-shape.c   which replicas the recorded ones are; other shapes
  *   state-file.c    rounds: what is wanted reaches the file, once for all who wait
+ *   state-find.c    which file it is
  *   state-format.c  slots and sectors as bytes, pure
  *
  * The file: slot 0, slot 1, then one area: the intent bitmap and one stale bitmap for each
@@ -182,8 +183,8 @@ void state_init_bitmaps(state *s); /* as the facts say, all clear */
 
 /* Returns why it cannot be, or NULL. */
 const char *state_set_shape(state_facts *facts, const state_shape *shape);
-/* How many of the replicas recorded are among those of the shape; ret_map as for
- * state_reshape. 0 also for a shape that cannot be. */
+/* Which of the replicas recorded are among those of the shape, whatever they are called;
+ * ret_map as for state_reshape. Returns how many, 0 (and no map) for a shape that cannot be. */
 unsigned state_match(const state_facts *recorded, const state_shape *shape, int *ret_map);
 uint64_t state_random_number(void); /* not 0 */
 /* Makes what was loaded that of the shape, in memory. -EINVAL: *ret_why; -ENOENT: other replicas. */

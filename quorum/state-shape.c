@@ -137,16 +137,23 @@ static void match_by(matching *m, is_match *test)
     }
 }
 
-/* Names are given by place on the command line: they tell only if they all do. */
+static unsigned match_itself(matching *m)
+{
+    for (unsigned i = 0; i < m->wanted->n; i++)
+        m->map[i] = -1;
+    match_by(m, by_file);
+    match_by(m, by_mark);
+    match_by(m, by_source);
+    return m->count;
+}
+
+/* Names are given by place on the command line: they tell only of one that is out of reach, or
+ * if they all do. */
 static unsigned match(const state_facts *recorded, const state_facts *wanted,
                       const identity *identities, int *ret_map)
 {
     matching m = {recorded, wanted, identities, ret_map, 0, 0};
-    for (unsigned i = 0; i < wanted->n; i++)
-        ret_map[i] = -1;
-    match_by(&m, by_file);
-    match_by(&m, by_mark);
-    match_by(&m, by_source);
+    match_itself(&m);
     match_by(&m, by_absence);
     if (m.count > 0 || recorded->n != wanted->n)
         return m.count;
@@ -157,9 +164,8 @@ static unsigned match(const state_facts *recorded, const state_facts *wanted,
 unsigned state_match(const state_facts *recorded, const state_shape *shape, int *ret_map)
 {
     g_autofree state_facts *wanted = g_memdup2(recorded, sizeof *recorded);
-    if (state_set_shape(wanted, shape))
-        return 0;
-    return match(recorded, wanted, shape->identities, ret_map);
+    matching m = {recorded, wanted, shape->identities, ret_map, 0, 0};
+    return state_set_shape(wanted, shape) ? 0 : match_itself(&m);
 }
 
 /* ---- Another shape ------------------------------------------------------------------- */

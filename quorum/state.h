@@ -56,6 +56,7 @@ typedef enum state_error {
     STATE_ERROR_NEWER,  /* valid, but of a newer format: neither read nor reset it */
     STATE_ERROR_VOID_BROKEN, /* no slot is valid, or it is no state file: state_reset */
     STATE_ERROR_VOID_OTHER,  /* of another set of replicas: state_reset */
+    STATE_ERROR_TWO,  /* two records know the replicas equally well (state-find.h) */
     STATE_ERROR_SIZE, /* no resize is recorded between the sizes that the shape names */
 } state_error;
 GQuark state_error_quark(void);
