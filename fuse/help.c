@@ -106,29 +106,26 @@ static const char info_text[] =
 static const char scrub_text[] =
     "usage: quorumfs scrub [OPTIONS] MOUNTPOINT DISK\n"
     "\n"
-    "Begins to compare all of a disk that is in use; the journal tells what differs, "
-    "and\n"
-    "status how far it is. Guests go first.\n"
-    "  --repair       give replicas that differ, or cannot be read somewhere, what the\n"
-    "                 majority holds; without it nothing is written\n"
+    "Begins to compare all of a disk that is in use; the journal tells what\n"
+    "differs, and status how far it is. Guests go first.\n"
+    "  --repair       give replicas that differ, or cannot be read somewhere, what\n"
+    "                 the majority holds; without it nothing is written\n"
     "  --speed SIZE   at most so many bytes per second\n"
     "  --wait         until it is done, with a progress bar on a terminal\n"
-    "  -p             with --wait: progress on standard error, also if that is no "
-    "terminal\n"
+    "  -p             with --wait: progress, also if standard error is no terminal\n"
     "  --cancel       end the one that runs\n"
-    "Exit: 0 begun, or with --wait: all agree; 1 they differed, and every sector has a\n"
-    "majority; 4 some could not be read or not be repaired; 5 some sector has no "
-    "majority;\n"
-    "2 not reachable; 64 usage; 130 cancelled, or the waiting interrupted.\n";
+    "Exit: 0 begun, or with --wait: all agree; 1 they differed, and every sector\n"
+    "has a majority; 4 some could not be read or not be repaired; 5 some sector has\n"
+    "no majority; 2 not reachable; 64 usage; 130 cancelled, or the waiting\n"
+    "interrupted.\n";
 
 static const char resync_text[] =
     "usage: quorumfs resync [OPTIONS] MOUNTPOINT DISK\n"
     "\n"
-    "Replicas that missed changes are filled in the background, and one that could not "
-    "be\n"
-    "is tried again now and then. This tries at once.\n"
+    "Replicas that missed changes are filled in the background, and one that could\n"
+    "not be is tried again now and then. This tries at once.\n"
     "  --wait    until all are in sync, or it is known why not\n"
-    "  -p        with --wait: progress on standard error, also if that is no terminal\n"
+    "  -p        with --wait: progress, also if standard error is no terminal\n"
     "Exit: 0 begun, or with --wait: all replicas are in sync; 4 some is not; 2 not\n"
     "reachable, or nothing can be filled; 64 usage.\n";
 

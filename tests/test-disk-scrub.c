@@ -110,6 +110,21 @@ Test(disk_scrub, R3_what_cannot_be_read_is_found_too)
     cr_assert_eq(repair_exit_code(&status.stats), 4);
 }
 
+/* It is left behind at the first piece, and the others are compared. */
+Test(disk_scrub, R5_a_replica_that_hangs_does_not_hold_it_up)
+{
+    g_autoptr(disk_rig) rig = disk_rig_new(4, 0, 3 * MIB);
+    fault_add((fault){
+        .chain = disk_chain(rig->disk, 1), .kind = FAULT_READ, .error = ETIMEDOUT});
+    disk_rig_corrupt(rig, 2, 2 * MIB, SECTOR, 0x01);
+    scrub_status status = scrub_all(rig, false);
+    cr_assert_eq(status.state, SCRUB_COMPLETED);
+    cr_assert_eq(status.stats.unreadable, MIB);
+    cr_assert_eq(status.stats.no_quorum, SECTOR); /* 3 of 4, and a and d are two */
+    disk_rig_expect_state(rig, 1, REPLICA_HUNG);
+    cr_assert_eq(disk_rig_count(rig, "replica-error", "scrub"), 1);
+}
+
 /* Holes in all replicas are not read; a replica that holds something there is found. */
 Test(disk_scrub, what_is_zero_by_every_map_is_skipped)
 {
