@@ -36,8 +36,17 @@ state() { status | jq -r '.disks[0].replicas[2].state'; }
 is() { [ "$(state)" = "$1" ]; }
 daemon_pid() { status | jq .pid; }
 gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.[ZX]' "/proc/$1/status"; }
-# within SECONDS COMMAND...
-within() { timeout "$@" >/dev/null 2>&1; }
+# within SECONDS COMMAND...: succeeds. What waits for a mount may not be there to be killed.
+within() {
+    local until=$((SECONDS + $1))
+    shift
+    start "$@" >/dev/null 2>&1
+    while ! gone "$started"; do
+        [ $SECONDS -le $until ] || return 1
+        sleep 0.05
+    done
+    wait "$started"
+}
 mount_it() { qmount mnt -o cache=none,replica-timeout=1s "$@" a.raw b.raw c.raw; }
 
 serve
@@ -72,6 +81,27 @@ check "when it answers it comes back" wait_for is in-sync
 check "it is unmounted" qumount mnt
 check "b is as a" cmp a.raw b.raw
 check "c is as a" cmp a.raw c.raw
+
+# ---- Nothing that people look at waits for it, however long requests may ------------------
+qmount mnt -o cache=none,replica-timeout=600s a.raw b.raw c.raw || { not_ok "mount"; exit 1; }
+kill -STOP "$server"
+start dd if=part.raw of=mnt/disk.img bs=4k count=1 oflag=direct conv=notrunc status=none
+waits=$started
+sleep 1.5 # what the kernel remembers of c.raw is not good any more
+check "attributes are had at once" within 20 stat --cached=never mnt/disk.img
+check "and the list of files" within 20 ls -l mnt
+check "and the space" within 20 df mnt
+for option in "" --json --prometheus; do
+    # shellcheck disable=SC2086
+    check "and the status $option" within 20 "$QUORUMFS" status mnt $option
+done
+check "and the events" within 20 "$QUORUMFS" events mnt
+check "while a write waits" kill -0 "$waits"
+kill -CONT "$server"
+wait "$waits"
+equal "which then succeeds" $? 0
+check "and is in sync" wait_for is in-sync
+check "it is unmounted" qumount mnt
 
 # ---- It hangs, and is unmounted ----------------------------------------------------------
 for how in umount TERM; do
