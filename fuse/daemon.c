@@ -92,7 +92,6 @@ static bool open_state_dir(daemon_state *s, GError **error)
                                  "give this one its own with -o state-dir=", error);
     if (s->state_fd < 0)
         return false;
-    verdict_remove(s->context.state_dir);
     return check_outside(s, "state directory", s->context.state_dir, error) &&
            check_outside(s, "control socket", s->context.socket_path, error);
 }
@@ -331,6 +330,14 @@ static bool release_shell(int ready_fd, const GArray *inherited)
     return told;
 }
 
+static void reserve_verdict(const daemon_state *s)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < s->context.disks->len; i++)
+        n += disk_replica_count(s->context.disks->pdata[i]);
+    verdict_reserve(s->context.state_dir, n);
+}
+
 /* In the foreground ready_fd is -1, and what was inherited stays. */
 static int run(const mount_config *config, int ready_fd, const GArray *inherited)
 {
@@ -352,6 +359,7 @@ static int run(const mount_config *config, int ready_fd, const GArray *inherited
         cli_error("%s", error->message);
     int result = 0;
     if (opened) {
+        reserve_verdict(&s);
         print_reservations(&s);
         if (config->foreground || isatty(STDOUT_FILENO))
             print_usage(&s);

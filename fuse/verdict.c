@@ -1,8 +1,11 @@
 /*
- * verdict.c: see verdict.h. The file appears as a whole or not at all.
+ * verdict.c: see verdict.h. The file appears as a whole or not at all; but on a file system that
+ * is full by then it is written over the blanks that verdict_reserve left.
  */
 #include "fuse/verdict.h"
+#include "formats/file.h"
 #include "fuse/cli.h"
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -86,6 +89,19 @@ static char *file_name(const char *state_dir)
     return g_build_filename(state_dir, VERDICT_NAME, NULL);
 }
 
+static bool write_over(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+    off_t reserved = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+    size_t length = strlen(text);
+    bool written = (off_t)length <= reserved &&
+                   file_write_full(fd, text, length, 0) == 0 &&
+                   ftruncate(fd, (off_t)length) == 0;
+    if (fd >= 0)
+        close(fd);
+    return written;
+}
+
 void verdict_write(const verdict *v, const char *state_dir, bool stuck)
 {
     json_t *root = json_object();
@@ -95,14 +111,22 @@ void verdict_write(const verdict *v, const char *state_dir, bool stuck)
     char *text = json_dumps(root, JSON_INDENT(2));
     json_decref(root);
     g_autofree char *path = file_name(state_dir);
-    g_file_set_contents_full(path, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600, NULL);
+    if (!g_file_set_contents_full(path, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600,
+                                  NULL))
+        write_over(path, text);
     free(text);
 }
 
-void verdict_remove(const char *state_dir)
+void verdict_reserve(const char *state_dir, unsigned n_replicas)
 {
+    enum { BASE = 1024, EACH = 512 };
     g_autofree char *path = file_name(state_dir);
+    size_t length = BASE + (size_t)EACH * n_replicas;
+    g_autofree char *blanks = g_malloc(length);
+    memset(blanks, ' ', length);
     unlink(path);
+    g_file_set_contents_full(path, blanks, (gssize)length, G_FILE_SET_CONTENTS_NONE, 0600,
+                             NULL);
 }
 
 json_t *verdict_read(const char *state_dir, json_int_t pid)

@@ -26,8 +26,8 @@ bool verdict_hangs(const verdict *v);
 /* `stuck`: something did not end, and no disk is closed. If it cannot be written, whoever
  * unmounts is told that nothing is known. */
 void verdict_write(const verdict *v, const char *state_dir, bool stuck);
-/* One of an earlier mount is not to be taken for this one's. */
-void verdict_remove(const char *state_dir);
+/* When a mount begins: the verdict of an earlier one is removed, and room is kept for this one's. */
+void verdict_reserve(const char *state_dir, unsigned n_replicas);
 
 /* What the daemon `pid` wrote (a new reference), or NULL: it has written nothing (yet).
  * {"pid", "stuck": bool, "disks": [{"name", "error": TEXT or null, "replicas": [{"name",

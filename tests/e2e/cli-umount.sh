@@ -60,7 +60,7 @@ qumount mnt
 mount_it
 # Nothing can be written in its place.
 verdict=$("$QUORUMFS" status --json mnt | jq -r '."state-dir"')/last-end.json
-mkdir "$verdict"
+rm -f "$verdict" && mkdir "$verdict"
 exits "umount of a daemon that cannot say how it ended" 32 "$QUORUMFS" umount mnt
 contains "says so" "$err" "is not known"
 check "nothing is mounted" eval "! mountpoint -q mnt"
