@@ -77,6 +77,10 @@ DISK_TESTS := $(filter $(BUILD)/tests/test-disk $(BUILD)/tests/test-fault $(BUIL
 $(DISK_TESTS): LDFLAGS += $(FAULT_WRAP:%=-Wl,--wrap=%)
 $(DISK_TESTS): $(BUILD)/tests/disk-rig.o $(BUILD)/tests/fault.o
 
+# One without threads or deadlines, and with small regions of its state.
+LIVES_WRAP := disk_worker_start disk_rejoin_start io_get_timeout state_open
+$(BUILD)/tests/test-disk-lives: LDFLAGS += $(LIVES_WRAP:%=-Wl,--wrap=%)
+
 $(BUILD)/tests/test-disk-generation: LDFLAGS += -Wl,--wrap=file_sync
 
 # A process that ends at the n-th change of a host file.
