@@ -52,7 +52,7 @@ static const char mount_text[] =
     "    min-replicas=N           that must be in sync on all of the disk\n"
     "    degraded=refuse|warn     where fewer are, or one cannot be opened\n"
     "    force                    as --force\n"
-    "    state-dir=DIR            where journals and the control socket are kept\n"
+    "    state-dir=DIR            where records, journals and socket are kept\n"
     "    qmp=PATH                 the control socket\n"
     "    cache=auto|none|writeback\n"
     "    allow_other, uid=N, gid=N, umask=OCTAL\n"

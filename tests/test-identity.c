@@ -162,3 +162,41 @@ Test(identity, O5_device_numbers_change_with_a_reboot)
     cr_assert_eq(identity_compare(&was, &now, true), IDENTITY_CHANGED);
     cr_assert_eq(identity_compare(&was, &now, false), IDENTITY_SAME);
 }
+
+/* The mark is the image's, and the header's digest covers it. */
+Test(identity, O5_a_mark_is_part_of_what_an_image_is)
+{
+    support_run("qemu-img create -q -f qcow2 b.qcow2 1M");
+    identity was = read_identity("b.qcow2");
+    g_autofree char *path = support_path("b.qcow2");
+    qcow2_mark mark = {.present = true, .replica = 5, .generation = 6, .clean = true};
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    cr_assert_eq(qcow2_mark_write(fd, &mark), 0);
+    close(fd);
+    identity now = read_identity("b.qcow2");
+    cr_assert(!was.mark.present && qcow2_mark_equal(&now.mark, &mark));
+    cr_assert(memcmp(was.header, now.header, sizeof was.header) != 0);
+    cr_assert_eq(identity_compare(&was, &now, true), IDENTITY_CHANGED);
+}
+
+/* Without a chain: the same, and nothing that is no image is even opened. */
+Test(identity, O5_a_look_by_name_sees_the_same)
+{
+    support_run(
+        "qemu-img create -q -f qcow2 b.qcow2 1M; mkfifo fifo; truncate -s 1M a.raw");
+    identity was = read_identity("b.qcow2"), now;
+    g_autofree char *path = support_path("b.qcow2");
+    identity_look(path, true, &now);
+    cr_assert_eq(identity_compare(&was, &now, true), IDENTITY_SAME);
+    cr_assert(identity_same_file(&was, &now) && identity_same_content(&was, &now));
+    static const char *const others[] = {"fifo", "nothing", "."};
+    for (unsigned i = 0; i < G_N_ELEMENTS(others); i++) {
+        g_autofree char *other = support_path("%s", others[i]);
+        identity_look(other, true, &now);
+        cr_assert_eq(now.kind, IDENTITY_NONE);
+    }
+    g_autofree char *raw = support_path("a.raw");
+    identity_look(raw, false, &now);
+    cr_assert(now.kind == IDENTITY_FILE && !now.has_header && !now.mark.present);
+    cr_assert(!identity_same_file(&was, &now));
+}
