@@ -29,6 +29,7 @@
 typedef struct libqcow_image {
     image base; /* first */
     GMutex lock;
+    atomic_uint timeouts; /* how often there was no answer in time */
     libqcow_client client;
 } libqcow_image;
 
@@ -44,15 +45,19 @@ static libqcow_piece first_piece(const libqcow_image *lq, void *buf, uint64_t of
                            .lent = place < LIBQCOW_BUFFER_BYTES ? buf : NULL};
 }
 
+/* Who waited while another one waited in vain has waited long enough (R5). */
 static int libqcow_read(image *im, void *buf, uint64_t offset, size_t length)
 {
     libqcow_image *lq = (libqcow_image *)im;
     uint8_t *bytes = buf;
-    int error = 0;
+    unsigned before = atomic_load(&lq->timeouts);
     g_mutex_lock(&lq->lock);
+    int error = atomic_load(&lq->timeouts) == before ? 0 : -ETIMEDOUT;
     for (size_t done = 0; done < length && !error;) {
         libqcow_piece p = first_piece(lq, bytes + done, offset + done, length - done);
         error = libqcow_client_read(&lq->client, bytes + done, &p);
+        if (error == -ETIMEDOUT)
+            atomic_fetch_add(&lq->timeouts, 1);
         done += p.length;
     }
     g_mutex_unlock(&lq->lock);
