@@ -203,10 +203,12 @@ format:
 	clang-format -i $(SOURCES)
 check-format:
 	clang-format --dry-run -Werror $(SOURCES)
+# readdir: each stream has one user, and the other function is obsolete.
 check-cppcheck:
 	cppcheck -q --std=c11 --error-exitcode=1 --inline-suppr -I. \
 	    --enable=warning,performance,portability --library=gtk,posix \
-	    --suppress=missingInclude --suppress=unknownMacro formats quorum fuse
+	    --suppress=missingInclude --suppress=unknownMacro --suppress=readdirCalled \
+	    formats quorum fuse
 
 # ---- Installing -----------------------------------------------------------------------
 install: quorumfs

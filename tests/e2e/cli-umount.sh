@@ -76,7 +76,7 @@ if command -v nbdkit >/dev/null; then
             can_write="exit 0" can_flush="exit 0" flush="echo EIO no >&2; exit 1" 2>nbdkit.log
         wait_for listens $r.sock
     done
-    qmount mnt a.raw "nbd+unix:///?socket=$scratch/b.sock" "nbd+unix:///?socket=$scratch/c.sock" || not_ok mount
+    qmount mnt -o "state-dir=$scratch/nbd-state" a.raw "nbd+unix:///?socket=$scratch/b.sock" "nbd+unix:///?socket=$scratch/c.sock" || not_ok mount
     dd if=/dev/urandom of=mnt/disk.img bs=64k count=1 conv=notrunc status=none
     exits "umount where two of three cannot be flushed" 32 "$QUORUMFS" umount --wait mnt
     contains "says why" "$err" "disk 'disk': the last flush failed: Input/output error"
