@@ -75,19 +75,25 @@ static bool policy_has(const path_policy *policy, const char *prefix)
     return false;
 }
 
+/* Takes both. */
+static void policy_append(path_policy *policy, int fd, char *prefix)
+{
+    const allowed_dir dir = {.prefix = prefix, .fd = fd};
+    g_array_append_val(policy->dirs, dir);
+}
+
 static bool policy_add(path_policy *policy, const char *dir, GError **error)
 {
     g_autofree char *prefix =
         g_str_has_suffix(dir, "/") ? g_strdup(dir) : g_strconcat(dir, "/", NULL);
     if (policy_has(policy, prefix))
         return true;
-    allowed_dir entry = {.fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC)};
-    if (entry.fd < 0) {
+    int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
         set_io_error(error, dir, errno);
         return false;
     }
-    entry.prefix = g_steal_pointer(&prefix);
-    g_array_append_val(policy->dirs, entry);
+    policy_append(policy, fd, g_steal_pointer(&prefix));
     return true;
 }
 
@@ -96,11 +102,9 @@ path_policy *path_policy_copy(const path_policy *policy)
     path_policy *copy = path_policy_new();
     for (unsigned i = 0; i < policy->dirs->len; i++) {
         const allowed_dir *dir = &g_array_index(policy->dirs, allowed_dir, i);
-        allowed_dir entry = {.fd = fcntl(dir->fd, F_DUPFD_CLOEXEC, 0)};
-        if (entry.fd < 0)
-            continue; /* what lies there is refused, with a message */
-        entry.prefix = g_strdup(dir->prefix);
-        g_array_append_val(copy->dirs, entry);
+        int fd = fcntl(dir->fd, F_DUPFD_CLOEXEC, 0);
+        if (fd >= 0) /* else what lies there is refused, with a message */
+            policy_append(copy, fd, g_strdup(dir->prefix));
     }
     return copy;
 }
