@@ -85,6 +85,8 @@ typedef struct disk_replica {
         *identity; /* at open and close, and its rejoin's; NULL: nothing is remembered */
     /* The worker's: */
     _Atomic gint64 resync_after_us; /* not before that, on the monotonic clock */
+    uint64_t resync_from;           /* where the regions begin that are to be looked at */
+    int resync_left_out;            /* why something before that was not copied */
 } disk_replica;
 
 /* disk-flush.c: one flush at a time. */

@@ -7,6 +7,10 @@
  * be the wrong half. It is read back and compared. The replica votes on a run again as soon
  * as that is equal; on stable storage the region stays stale until the replica was flushed.
  *
+ * Regions are copied in their order, from the first one that it missed something of to the last;
+ * what the others cannot tell now (too few of them agree, or can be read) is left out, and keeps
+ * nothing behind it from being copied.
+ *
  * States: stale -> resyncing when a copy begins, -> in-sync when nothing is missed any more
  * and all is flushed, -> stale if a copy fails; it is tried again after RETRY_US,
  * or when somebody asks for it (disk_resync).
@@ -17,17 +21,14 @@
 
 #define RETRY_US (10 * G_USEC_PER_SEC)
 
-static int copy_run(disk *d, unsigned i, uint64_t voters, uint64_t offset, size_t length)
+static int copy_run(disk *d, unsigned i, const uint8_t *data, uint64_t offset,
+                    size_t length)
 {
     chain *target = d->replicas[i].chain;
-    const uint8_t *data;
-    int r = disk_read_run(d, voters, offset, length, &data);
-    if (r < 0)
-        return r;
     bool zero = data[0] == 0 && memcmp(data, data + 1, length - 1) == 0;
     disk_wait_for(d, i);
-    r = zero ? chain_discard(target, offset, length)
-             : chain_write(target, data, offset, length);
+    int r = zero ? chain_discard(target, offset, length)
+                 : chain_write(target, data, offset, length);
     uint8_t *back = disk_thread_joined(disk_thread_get(d->n));
     if (r == 0)
         r = chain_read(target, back, offset, length);
@@ -46,16 +47,24 @@ static void note_copied(disk *d, unsigned i, uint64_t offset, uint64_t length)
     g_mutex_unlock(&d->state_lock);
 }
 
-/* The runs of a region that it missed; all of the region is locked. */
-static int copy_missed(disk *d, unsigned i, uint64_t offset, uint64_t end)
+/* The runs of a region that it missed; all of the region is locked. *ret_left_out: why the
+ * others could not tell all of it. */
+static int copy_missed(disk *d, unsigned i, uint64_t offset, uint64_t end,
+                       int *ret_left_out)
 {
     int r = 0;
+    const uint8_t *data;
     for (uint64_t at = offset, next; at < end && r == 0; at = next) {
         uint64_t limit = MIN(end, at + DISK_REQUEST_MAX);
         uint64_t voters = disk_voter_run(d, at, limit, &next);
         if (disk_has_bit(voters, i))
             continue;
-        r = copy_run(d, i, voters, at, (size_t)(next - at));
+        int unread = disk_read_run(d, voters, at, (size_t)(next - at), &data);
+        if (unread < 0) {
+            *ret_left_out = unread;
+            continue;
+        }
+        r = copy_run(d, i, data, at, (size_t)(next - at));
         if (r == 0)
             note_copied(d, i, at, next - at);
     }
@@ -70,11 +79,14 @@ static bool takes_part(disk *d, unsigned i)
 
 static int copy_region(disk *d, unsigned i, uint64_t offset, uint64_t length)
 {
+    int left_out = 0;
     rangelock_held held;
     rangelock_acquire(d->range_lock, &held, offset, length, RANGELOCK_EXCLUSIVE);
     uint64_t end = MIN(offset + length, disk_size(d));
-    int r = takes_part(d, i) ? copy_missed(d, i, offset, end) : -ESTALE;
-    if (r == 0 && end > offset)
+    int r = takes_part(d, i) ? copy_missed(d, i, offset, end, &left_out) : -ESTALE;
+    if (left_out < 0)
+        d->replicas[i].resync_left_out = left_out;
+    if (r == 0 && left_out == 0 && end > offset)
         state_stale_copied(d->store, i, offset, end - offset);
     rangelock_release(d->range_lock, &held);
     return r;
@@ -132,20 +144,23 @@ static int finish(disk *d, unsigned i)
     return r;
 }
 
-/* The first region that it missed something of. */
-static bool next_region(disk *d, unsigned i, uint64_t *ret_offset)
+/* The first region, from `from` on, that it missed something of. */
+static bool next_region(disk *d, unsigned i, uint64_t from, uint64_t *ret_offset)
 {
+    bool found = false;
     rangelock_held held;
     disk_lock_size(d, &held);
     uint64_t region = state_stale_region(d->store);
     rangelock_release(d->range_lock, &held);
     g_mutex_lock(&d->state_lock);
     const rangeset *missed = &d->replicas[i].missed;
-    bool any = rangeset_count(missed) > 0;
-    if (any)
-        *ret_offset = rangeset_get(missed, 0).start & ~(region - 1);
+    for (unsigned k = 0; k < rangeset_count(missed) && !found; k++) {
+        rangeset_range range = rangeset_get(missed, k);
+        found = range.end > from;
+        *ret_offset = MAX(range.start, from) & ~(region - 1);
+    }
     g_mutex_unlock(&d->state_lock);
-    return any;
+    return found;
 }
 
 static bool wants_resync(const disk *d, unsigned i)
@@ -155,26 +170,43 @@ static bool wants_resync(const disk *d, unsigned i)
            g_get_monotonic_time() >= replica->resync_after_us;
 }
 
+/* The next region; behind the last one, again from the first, unless something was left out.
+ * *ret_others: what is returned is not the replica's fault. */
+static int copy_next(disk *d, unsigned i, bool *ret_others)
+{
+    disk_replica *replica = &d->replicas[i];
+    uint64_t offset, region = state_stale_region(d->store);
+    bool found = next_region(d, i, replica->resync_from, &offset);
+    *ret_others = !found && replica->resync_left_out != 0;
+    if (*ret_others)
+        return replica->resync_left_out;
+    if (!found && !next_region(d, i, 0, &offset))
+        return finish(d, i);
+    replica->resync_from = offset + region;
+    return copy_region(d, i, offset, region);
+}
+
 static void resync_some(disk *d, unsigned i)
 {
-    uint64_t offset;
+    disk_replica *replica = &d->replicas[i];
+    bool others = false;
     rangelock_held held;
     move(d, i, REPLICA_EVENT_RESYNC_BEGINS, 0);
     disk_lock_size(d, &held);
     int r = disk_mark(d);
     rangelock_release(d->range_lock, &held);
     if (r == 0)
-        r = next_region(d, i, &offset)
-                ? copy_region(d, i, offset, state_stale_region(d->store))
-                : finish(d, i);
+        r = copy_next(d, i, &others);
     if (r == 0)
         return;
-    if (disk_is_gone(r)) {
+    replica->resync_from = 0;
+    replica->resync_left_out = 0;
+    if (!others && disk_is_gone(r)) {
         disk_lose(d, i, "resync", r);
         return;
     }
     atomic_store(&d->resync_error, r);
-    d->replicas[i].resync_after_us = g_get_monotonic_time() + RETRY_US;
+    replica->resync_after_us = g_get_monotonic_time() + RETRY_US;
     move(d, i, REPLICA_EVENT_RESYNC_STOPS, r);
 }
 

@@ -128,6 +128,33 @@ static state_replica_state recorded_of(set *s, unsigned i)
 }
 
 /* A second fsync of the same file would succeed, without what the first one lost. */
+/* Where the others disagree nothing can be copied; that does not keep the rest from it. */
+Test(disk_state, W7_what_the_others_cannot_tell_holds_nothing_up)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    disk_worker_stop(s.disk);
+    for (unsigned k = 0; k < 4; k++) {
+        disk_rig_fail(s.rig, 2, FAULT_WRITE, EIO, 0);
+        write_model(&s, k * MIB, 4096, (uint8_t)(10 + k));
+    }
+    disk_rig_corrupt(s.rig, 0, MIB, SECTOR, 1);
+    replica_status status;
+    for (unsigned k = 0; k < 2; k++) {
+        while (disk_resync_step(s.disk))
+            ;
+        disk_replica_status(s.disk, 2, &status);
+        cr_assert_eq(status.state, REPLICA_STALE);
+        cr_assert_eq(status.stale_bytes, 4096);
+        cr_assert_eq(disk_resync(s.disk), 0);
+    }
+    disk_rig_corrupt(s.rig, 0, MIB, SECTOR, 0);
+    while (disk_resync_step(s.disk))
+        ;
+    disk_rig_expect_state(s.rig, 2, REPLICA_IN_SYNC);
+    disk_rig_check_replicas(s.rig, 7);
+}
+
 Test(disk_state, W4_a_flush_that_fails_after_a_resync_takes_the_replica_out)
 {
     g_auto(set) s;
