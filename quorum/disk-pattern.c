@@ -76,10 +76,12 @@ bool disk_pattern_check(const disk_options *options, GError **error)
     return !why;
 }
 
-/* Asks these too. Whoever is out by now is left alone. */
+/* Asks these too. Whoever is out by now is left alone, and who did not answer is out before
+ * this waits again: the requests beside it need not wait for that one. */
 static void ask_more(disk *d, disk_thread *thread, uint64_t more, disk_reading *reading)
 {
     disk_reading answers;
+    disk_lose_all(d, reading, "read");
     more &= disk_takers(d);
     if (more == 0)
         return;

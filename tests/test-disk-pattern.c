@@ -219,6 +219,64 @@ Test(disk_pattern, R3_who_fails_at_once_does_not_pass_for_fast)
                  atomic_load(&rig->disk->replicas[1].pace_ns));
 }
 
+/* Who does not answer is out before the others are asked, and asked for nothing more. */
+static disk *watched;
+static bool out_by_then;
+static void look_at_a(void)
+{
+    replica_status status;
+    disk_replica_status(watched, 0, &status);
+    out_by_then = status.state == REPLICA_HUNG;
+}
+
+static void leave_behind(disk_pattern pattern, unsigned next)
+{
+    g_autoptr(disk_rig) rig = rig_with(pattern, 3, 0, 3 * MIB);
+    watched = rig->disk;
+    out_by_then = false;
+    fault_add((fault){.chain = disk_chain(rig->disk, 0),
+                      .kind = FAULT_READ,
+                      .error = ETIMEDOUT,
+                      .times = 1});
+    fault_add((fault){.chain = disk_chain(rig->disk, next),
+                      .kind = FAULT_READ,
+                      .hook = look_at_a,
+                      .times = 1});
+    disk_rig_check_read(rig, 0, 4096);
+    cr_assert(out_by_then);
+    disk_rig_expect_state(rig, 0, REPLICA_HUNG);
+    cr_assert_eq(disk_rig_count(rig, "replica-error", "read"), 1);
+    count_reads(rig);
+    for (unsigned k = 0; k < 3; k++)
+        disk_rig_check_read(rig, k * MIB, MIB);
+    cr_assert_eq(asked[0], 0);
+    cr_assert_eq(asked[1], 3);
+}
+
+Test(disk_pattern, R5_rotate_leaves_behind_who_does_not_answer)
+{
+    leave_behind(DISK_PATTERN_ROTATE, 2);
+}
+
+Test(disk_pattern, R5_fifo_leaves_behind_who_does_not_answer)
+{
+    leave_behind(DISK_PATTERN_FIFO, 1);
+}
+
+Test(disk_pattern, R5_too_few_answers_are_EIO)
+{
+    for (unsigned k = 0; k < 2; k++) {
+        g_autoptr(disk_rig) rig =
+            rig_with(k ? DISK_PATTERN_FIFO : DISK_PATTERN_ROTATE, 3, 0, 3 * MIB);
+        for (unsigned i = 0; i < 3; i++)
+            fail_read(rig, i, 0, 4096, ETIMEDOUT, 0);
+        cr_assert_eq(disk_rig_read(rig, 0, 4096), -EIO);
+        cr_assert_eq(disk_rig_read(rig, MIB, 4096), -EIO); /* nobody is left */
+        for (unsigned i = 0; i < 3; i++)
+            disk_rig_expect_state(rig, i, REPLICA_HUNG);
+    }
+}
+
 /* What a disk that always asks everybody says of the same bytes, is said by rotate. */
 Test(disk_pattern, R1_rotate_serves_what_a_whole_vote_serves)
 {
