@@ -139,7 +139,7 @@ static int begin_flush(nbd_remote *remote, nbd_request *flush)
     flush->losses = remote->losses_told = remote->losses;
     flush->written = remote->written;
     g_mutex_unlock(&remote->lock);
-    return lost ? -EIO : 0;
+    return lost ? -ENOTCONN : 0;
 }
 
 static int end_flush(nbd_remote *remote, const nbd_request *flush)
@@ -151,7 +151,7 @@ static int end_flush(nbd_remote *remote, const nbd_request *flush)
     else
         remote->flushed = MAX(remote->flushed, flush->written);
     g_mutex_unlock(&remote->lock);
-    return lost ? -EIO : 0;
+    return lost ? -ENOTCONN : 0;
 }
 
 int nbd_remote_start(nbd_remote *remote, nbd_request *request)

@@ -22,7 +22,8 @@
  * one, not more often than a growing pause allows; in the pause requests are -ENOTCONN at
  * once. An export that came back with another size or other abilities is -EIO for good.
  * If a connection is lost with writes that were acknowledged but not flushed, the next flush
- * is -EIO: the server may have forgotten them (W4).
+ * is -ENOTCONN: the server may have forgotten them (W4), as if it had not answered, and they
+ * lie where the intent bits say. No server has said that they are lost.
  *
  * A server may still carry out a write that timed out here, even after a later one. As long as it may, this
  * counts as abandoned (image.h): until the server has ended the connection, or has been ended.
