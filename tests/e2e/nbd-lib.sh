@@ -11,14 +11,14 @@ serve() {
     for word; do case $word in -*) filters+=("$word") ;; *) parameters+=("$word") ;; esac; done
     rm -f "$name.sock"
     start nbdkit -f --exit-with-parent -U "$scratch/$name.sock" "${filters[@]}" file "$name.raw" \
-        "${parameters[@]}" 2>>nbdkit.log
+        "${parameters[@]}" 2>>nbd.log
     printf -v "pid_$name" %s "$started"
     wait_for nbd_listens "$name.sock"
 }
 # serve_qemu NAME: the same by qemu-nbd.
 serve_qemu() {
     rm -f "$1.sock"
-    start qemu-nbd -t --cache=writeback -f raw -e 8 -k "$scratch/$1.sock" "$1.raw"
+    start qemu-nbd -t --cache=writeback -f raw -e 8 -k "$scratch/$1.sock" "$1.raw" 2>>nbd.log
     printf -v "pid_$1" %s "$started"
     wait_for nbd_listens "$1.sock"
 }
