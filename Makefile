@@ -143,6 +143,7 @@ bench: deps
 	QCOW2_WRITE=$(CURDIR)/$(BUILD)/bench/qcow2-write bench/write.sh
 	QUORUMFS=$(CURDIR)/quorumfs DISK_WRITE=$(CURDIR)/$(BUILD)/bench/disk-write bench/state.sh
 	QUORUMFS=$(CURDIR)/quorumfs bench/pattern.sh
+	QUORUMFS=$(CURDIR)/quorumfs bench/degraded.sh
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libquorumfs.a
 	$(call say,LD   $@)
 	$(Q)$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $@ $^ $(LIBS)

@@ -19,7 +19,7 @@ servers=()
 unmount() {
     local m
     for m in quorum rotate; do
-        if mountpoint -q "$work/$m"; then "$QUORUMFS" umount --wait "$work/$m"; fi
+        if mountpoint -q "$work/$m"; then "$QUORUMFS" umount --wait "$work/$m" >/dev/null; fi
     done
     [ ${#servers[@]} = 0 ] || kill "${servers[@]}" 2>/dev/null || true
     servers=()

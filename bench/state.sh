@@ -19,7 +19,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 : "${ROUNDS:=7}" "${WRITES:=40000}" "${SIZE:=256}" "${KINDS:=raw qcow2}" "${SYNCS:=none 64}"
 work=$(mktemp -d "${TMPDIR:-/tmp}/quorumfs-bench.XXXXXX")
 cleanup() {
-    if mountpoint -q "$work/mnt"; then "$QUORUMFS" umount --wait "$work/mnt"; fi
+    if mountpoint -q "$work/mnt"; then "$QUORUMFS" umount --wait "$work/mnt" >/dev/null; fi
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -68,7 +68,7 @@ copy() { # KIND
 resync() { # KIND
     local start
     "$QUORUMFS" mount -o state-dir="$work/state" "a.$1" "b.$1" "c.$1" mnt
-    "$QUORUMFS" umount --wait mnt
+    "$QUORUMFS" umount --wait mnt >/dev/null
     rm "c.$1"
     qemu-img create -q -f "$1" "c.$1" "${SIZE}M"
     sync
@@ -76,7 +76,7 @@ resync() { # KIND
     "$QUORUMFS" mount -o state-dir="$work/state" "a.$1" "b.$1" "c.$1" mnt
     until grep -q '"healthy"' mnt/.quorumfs/status.json; do sleep 0.01; done
     took=$((($(now) - start) / 1000))
-    "$QUORUMFS" umount --wait mnt
+    "$QUORUMFS" umount --wait mnt >/dev/null
 }
 
 intent=
