@@ -14,7 +14,6 @@
  */
 #include "quorum/state-find.h"
 #include "quorum/state-internal.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -190,10 +189,9 @@ static void look_at(search *s, int dir_fd, const char *dir, const char *name)
 
 /* ---- All of them ------------------------------------------------------------------------ */
 
-static int open_dir(int base_fd, const char *name)
+static int open_dir(const char *dir)
 {
-    int fd = openat(base_fd, name,
-                    O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd >= 0 && is_ours(fd, S_IFDIR))
         return fd;
     if (fd >= 0)
@@ -201,42 +199,40 @@ static int open_dir(int base_fd, const char *name)
     return -1;
 }
 
-static void look_into(search *s, int base_fd, const char *base, const char *name)
+/* Whatever directory the names come from, they are opened in the one that was checked. */
+static void look_into(search *s, const char *dir)
 {
-    int fd = open_dir(base_fd, name);
-    DIR *stream = fd >= 0 ? fdopendir(fd) : NULL;
-    g_autofree char *dir = g_build_filename(base, name, NULL);
-    const struct dirent *entry;
-    for (unsigned k = 0; k < FILES_MAX && stream && (entry = readdir(stream)); k++)
-        if (g_str_has_suffix(entry->d_name, ".state") && entry->d_name[0] != '.')
-            look_at(s, fd, dir, entry->d_name);
-    if (stream)
-        closedir(stream);
-    else if (fd >= 0)
+    int fd = open_dir(dir);
+    GDir *names = fd >= 0 ? g_dir_open(dir, 0, NULL) : NULL;
+    const char *name;
+    for (unsigned k = 0; k < FILES_MAX && names && (name = g_dir_read_name(names)); k++)
+        if (g_str_has_suffix(name, ".state") && name[0] != '.')
+            look_at(s, fd, dir, name);
+    if (names)
+        g_dir_close(names);
+    if (fd >= 0)
         close(fd);
 }
 
 static void look_everywhere(search *s, const char *base)
 {
-    DIR *stream = opendir(base);
-    const struct dirent *entry;
-    unsigned seen = 0;
-    while (stream && (entry = readdir(stream))) {
-        if (entry->d_name[0] == '.')
-            continue;
-        s->found->cut = ++seen > STATE_FIND_DIRS;
+    GDir *names = g_dir_open(base, 0, NULL);
+    const char *name;
+    for (unsigned seen = 0; names && (name = g_dir_read_name(names)); seen++) {
+        s->found->cut = seen == STATE_FIND_DIRS;
         if (s->found->cut)
             break;
-        look_into(s, dirfd(stream), base, entry->d_name);
+        g_autofree char *dir = g_build_filename(base, name, NULL);
+        look_into(s, dir);
     }
-    if (stream)
-        closedir(stream);
+    if (names)
+        g_dir_close(names);
 }
 
 static void look_at_preferred(search *s)
 {
     g_autofree char *name = g_strdup_printf("%s.state", s->disk);
-    int fd = open_dir(AT_FDCWD, s->dir);
+    int fd = open_dir(s->dir);
     if (fd < 0)
         return;
     look_at(s, fd, s->dir, name);
