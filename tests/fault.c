@@ -36,6 +36,7 @@ typedef struct late_call {
     uint64_t offset, length;
     uint8_t *data; /* NULL: zeroes */
     uint64_t shreds;
+    bool lands; /* is happening */
 } late_call;
 static GQueue late; /* of late_call, under `counting` */
 
@@ -229,7 +230,8 @@ static int fail_change(const fault *f, chain *c, const void *buf, uint64_t offse
     if (part > 0 && f->late) {
         late_call *call = g_new(late_call, 1);
         uint64_t shreds = f->shreds ? f->shreds + offset : 0;
-        *call = (late_call){c, offset, part, buf ? g_memdup2(buf, part) : NULL, shreds};
+        *call = (late_call){c,      offset, part, buf ? g_memdup2(buf, part) : NULL,
+                            shreds, false};
         g_mutex_lock(&counting);
         g_queue_push_tail(&late, call);
         g_mutex_unlock(&counting);
@@ -239,19 +241,18 @@ static int fail_change(const fault *f, chain *c, const void *buf, uint64_t offse
     return -f->error;
 }
 
-/* The last one, or those of all chains: one at a time, as others may be added meanwhile. */
+/* It stays in the queue, and counts, until it has happened: who rejoins waits for that. */
 static late_call *take_late(const chain *c)
 {
     late_call *found = NULL;
     g_mutex_lock(&counting);
     for (GList *k = late.head; k && !found; k = k->next) {
         late_call *call = k->data;
-        if (c && call->chain != c)
-            continue;
-        found = call;
-        g_queue_delete_link(&late, k);
-        break;
+        if (!call->lands && (!c || call->chain == c))
+            found = call;
     }
+    if (found)
+        found->lands = true;
     g_mutex_unlock(&counting);
     return found;
 }
@@ -261,6 +262,9 @@ unsigned fault_land(const chain *c)
     unsigned count = 0;
     for (late_call *call; (call = take_late(c)); count++) {
         write_shreds(call->chain, call->data, call->offset, call->length, call->shreds);
+        g_mutex_lock(&counting);
+        g_queue_remove(&late, call);
+        g_mutex_unlock(&counting);
         late_free(call);
     }
     return count;

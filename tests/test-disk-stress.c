@@ -3,6 +3,9 @@
  * the middle of it, over and over (W1 to W6, O5). Whatever happens, a sector reads as what
  * was last acknowledged there, and in the end all replicas are equal.
  *
+ * Replicas also hang, until what they were asked happens late or never, come back while the
+ * disk is used, and rot.
+ *
  * A round is a process: it opens the disk, reads everything, and lets threads loose, each on
  * blocks of its own that share regions with those of the others. It closes the disk or just
  * ends. The model is in memory that rounds share. One replica fails writes, clears, reads or
@@ -10,6 +13,7 @@
  * lost anything. Sometimes more fail than the threshold allows, so that writes fail as a whole.
  */
 #include "quorum/disk-internal.h"
+#include "quorum/repair.h"
 #include "tests/disk-rig.h"
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -24,7 +28,7 @@
 #define SECTORS (5u * 1024 + 3)
 #define SIZE    ((uint64_t)SECTORS * SECTOR)
 #define THREADS 3u
-#define ROUNDS  24u
+#define ROUNDS  48u
 #define STEPS   120u
 #define REFUSED 2 /* exit status: nobody may copy (O4), and too few are left */
 
@@ -108,6 +112,13 @@ static void change(runner *run, unsigned first, unsigned count)
         memset(m->loose + first, 0, count);
 }
 
+/* What hangs answers, and whoever is out is tried at once. */
+static void come_back(stress *s)
+{
+    fault_land(NULL);
+    disk_resync(s->disk);
+}
+
 static void *work(void *opaque)
 {
     runner *run = opaque;
@@ -118,7 +129,9 @@ static void *work(void *opaque)
         unsigned skip = (unsigned)(support_random(&run->random) % BLOCK);
         unsigned first = (block * THREADS + run->index) * BLOCK + skip;
         unsigned what = support_random(&run->random) % 16;
-        if (what == 0)
+        if (what == 0 && step % 4 == 0)
+            come_back(s);
+        else if (what == 0)
             disk_flush(s->disk);
         else if (what < 6)
             check(s, first, BLOCK - skip);
@@ -146,8 +159,26 @@ static void open_disk(stress *s)
     _exit(1);
 }
 
+/* Where a majority can put it right. */
+static void rot(stress *s, unsigned victim, uint64_t *random)
+{
+    uint8_t rubbish[8 * SECTOR];
+    memset(rubbish, 0xdd, sizeof rubbish);
+    for (unsigned k = support_random(random) % 4; k > 0 && 2 * s->threshold > s->n; k--)
+        support_poke(s->paths[victim], support_random(random) % (SECTORS - 8) * SECTOR,
+                     rubbish, sizeof rubbish);
+}
+
 static void add_faults(stress *s, unsigned victim, uint64_t *random)
 {
+    for (unsigned k = support_random(random) % 3; k > 0; k--) {
+        fault f = fault_pick(random, disk_chain(s->disk, victim), SIZE);
+        f.error = support_random(random) % 4 ? ETIMEDOUT : ENOTCONN;
+        f.late = support_random(random) % 2;
+        f.after *= 8;
+        fault_add(f);
+    }
+    rot(s, victim, random);
     static const fault_kind kinds[] = {FAULT_WRITE, FAULT_WRITE, FAULT_WRITE, FAULT_CLEAR,
                                        FAULT_READ,  FAULT_READ,  FAULT_FLUSH};
     for (unsigned k = support_random(random) % 4; k > 0; k--)
@@ -178,6 +209,11 @@ static void settle(stress *s)
             complain("never in sync", 0, 0, 0, 0);
         g_usleep(1000);
     }
+    repair_stats stats = {0};
+    repair_options options = {.from = -1, .op = "scrub"};
+    int r = disk_repair_range(s->disk, 0, SIZE, &options, &stats);
+    if (r != 0 || stats.failed > 0 || stats.no_quorum > 0)
+        complain("not repaired", 0, r, (uint32_t)stats.failed, (uint32_t)stats.no_quorum);
     check(s, 0, SECTORS);
     _exit(disk_close(s->disk) != 0);
 }
@@ -200,6 +236,7 @@ static void run_round(stress *s, unsigned round)
     }
     for (unsigned k = 0; k < THREADS; k++)
         g_thread_join(threads[k]);
+    fault_land(NULL);
     fault_clear();
     for (unsigned i = 0; i < s->n; i++)
         s->m->failed |= (uint8_t)((s->disk->replicas[i].state == REPLICA_FAILED) << i);
