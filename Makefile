@@ -158,7 +158,7 @@ TSAN = BUILD=build-tsan SANITIZE=-fsanitize=thread TEST_LIBS= TEST_CPPFLAGS=-Ite
 # Long programs with one thread, which have nothing to show there. Thread leaks are not
 # reported: processes that end without closing a disk are what some tests are about.
 ONE_THREAD := qcow2-crash qcow2-faults qcow2-repair qcow2-repair-crash qcow2-repair-hostile \
-              qcow2-write qcow2-write-snapshots state-crash crash-disk
+              qcow2-write qcow2-write-snapshots state-crash crash-disk disk-lives
 TSAN_TESTS := $(filter-out $(ONE_THREAD:%=tests/test-%.c),$(TEST_SRC))
 check-sanitize: check-asan check-tsan
 check-asan:

@@ -454,3 +454,78 @@ Test(crash_file, seeds_repeat_states)
     crash_reset();
     rig_free(&r);
 }
+
+/* ---- More than a power failure ----------------------------------------------------------- */
+
+Test(crash_file, a_sync_that_lies_covers_nothing)
+{
+    rig r = rig_new("a", 2), other = rig_new("b", 2);
+    crash_set_lies(1);
+    fill(&r, 'n', 0, 1);
+    fill(&other, 'n', 0, 1);
+    cr_assert_eq(file_sync(r.fd), 0);
+    cr_assert_eq(file_sync(other.fd), 0);
+    assert_state(&r, 0, CRASH_DROP_ALL, "oo");
+    assert_state(&other, 1, CRASH_DROP_ALL, "no");
+    crash_set_lies(0);
+    cr_assert_eq(file_sync(r.fd), 0);
+    assert_state(&r, 0, CRASH_DROP_ALL, "no");
+    crash_reset();
+    rig_free(&r);
+    rig_free(&other);
+}
+
+Test(crash_file, a_fault_may_be_of_one_file)
+{
+    rig r = rig_new("a", 1), other = rig_new("b", 1);
+    crash_set_fault((crash_fault){
+        .kinds = CRASH_WRITE, .at = 1, .error = EIO, .for_ever = true, .files = 2});
+    cr_assert_eq(write_one(&r), 0);
+    cr_assert_eq(write_one(&other), -EIO);
+    cr_assert_eq(crash_fault_hits(), 1);
+    crash_reset();
+    rig_free(&r);
+    rig_free(&other);
+}
+
+/* What a failed sync lost is read until the page cache forgets the file (W4). */
+Test(crash_file, what_a_failed_sync_lost_stays_lost)
+{
+    rig r = rig_new("a", 64);
+    for (unsigned i = 0; i < 64; i++)
+        fill(&r, 'n', i, 1);
+    crash_set_fault((crash_fault){.kinds = CRASH_SYNC, .at = 1, .error = EIO, .lose = 9});
+    cr_assert_eq(file_sync(r.fd), -EIO);
+    fill(&r, 'm', 0, 2);
+    cr_assert_eq(file_sync(r.fd), 0);
+    crash_state_save(0, r.state, CRASH_DROP_ALL, &(uint64_t){1});
+    g_autofree char *left = picture(r.state), *cached = picture(r.path);
+    cr_assert(g_str_has_prefix(left, "mm") && strchr(left, 'n') && strchr(left, 'o'));
+    cr_assert(g_str_has_prefix(cached, "mm") && !strchr(cached, 'o'));
+    cr_assert_eq(posix_fadvise(r.fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    g_autofree char *forgotten = picture(r.path);
+    cr_assert_str_eq(forgotten, left);
+    crash_reset();
+    rig_free(&r);
+}
+
+Test(crash_file, system_calls_do_not_go_past)
+{
+    rig r = rig_new("a", 3);
+    uint8_t bytes[SECTOR];
+    memset(bytes, 'n', sizeof bytes);
+    cr_assert_eq(pwrite(r.fd, bytes, sizeof bytes, SECTOR), sizeof bytes);
+    assert_state(&r, 0, CRASH_DROP_ALL, "ooo");
+    cr_assert_eq(fdatasync(r.fd), 0);
+    assert_state(&r, 0, CRASH_DROP_ALL, "ono");
+    cr_assert_eq(ftruncate(r.fd, 2 * SECTOR), 0);
+    assert_state(&r, 0, CRASH_DROP_ALL, "ono");
+    cr_assert_eq(fsync(r.fd), 0);
+    assert_state(&r, 0, CRASH_DROP_ALL, "on");
+    crash_set_fault((crash_fault){
+        .kinds = CRASH_WRITE | CRASH_SYNC, .at = 1, .error = EIO, .for_ever = true});
+    cr_assert(pwrite(r.fd, bytes, sizeof bytes, 0) == -1 && errno == EIO);
+    cr_assert(fsync(r.fd) == -1 && errno == EIO);
+    crash_reset();
+    rig_free(&r);
+}
