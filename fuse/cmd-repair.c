@@ -74,11 +74,29 @@ static int repair_disks(repair_set *set, const repair_words *w)
     return code;
 }
 
+/* O4: nothing is written to what was not given to be written to. */
+static int check_writable(const mount_config *config, const repair_words *w)
+{
+    if (w->dry_run || g_strcmp0(w->undo, "list") == 0)
+        return -1;
+    for (guint i = 0; i < config->disks->len; i++) {
+        const disk_options *options = config->disks->pdata[i];
+        if (options->read_only || config->read_only)
+            return cli_usage_error("repair", CLI_VERIFY_USAGE,
+                                   "disk '%s' is to be read only: --dry-run looks at it",
+                                   options->name);
+    }
+    return -1;
+}
+
 static int repair_set_of(mount_config *config, const repair_words *w)
 {
     g_autoptr(GError) error = NULL;
     repair_set set;
-    int code = CLI_UNREACHABLE;
+    int code = check_writable(config, w);
+    if (code >= 0)
+        return code;
+    code = CLI_UNREACHABLE;
     interrupt_catch();
     signal(SIGXFSZ, SIG_IGN); /* a limit is met with an error, not in the middle */
     if (!repair_set_open(&set, config, &error))

@@ -176,6 +176,8 @@ static int on_save(void *opaque, unsigned replica, uint64_t offset, const void *
                    const void *new, size_t length)
 {
     repair_job *job = opaque;
+    if (job->failed)
+        return -ECANCELED;
     bool stale = disk_offline_is_stale(job->d, replica, offset, length);
     int r = undo_writer_save(job->undo, replica, offset, old, new, length, stale);
     if (r < 0 && !job->failed)
@@ -314,10 +316,8 @@ static void repair_disk(repair_job *job)
     progress_hide(&job->progress);
     job->interrupted = r == -EINTR && is_cancelled(job);
     if (r < 0 && !job->interrupted && !job->failed)
-        say(job,
-            "the repair has stopped: %s (quorumfs events of the state directory "
-            "tells where)",
-            g_strerror(-r));
+        say(job, "the repair has stopped: %s (the journal in %s tells where)",
+            g_strerror(-r), job->set->dir);
     else if (stats.failed && !job->failed)
         say(job,
             "%" PRIu64 " bytes could not be repaired (the journal in %s tells where)",

@@ -13,6 +13,7 @@
 #include "quorum/undo-format.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -53,6 +54,17 @@ uint64_t undo_space(uint64_t length)
            ((length + UNDO_SECTOR - 1) & ~(uint64_t)(UNDO_SECTOR - 1));
 }
 
+/* A file appears under its name when its header is whole. */
+static int open_new(const char *path, const char *fresh)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0)
+        return -EEXIST;
+    int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    int fd = open(fresh, flags, 0600);
+    return fd < 0 ? -errno : fd;
+}
+
 /* A file system that cannot is no reason to do without. */
 static int take_room(int fd, uint64_t length)
 {
@@ -82,9 +94,11 @@ undo_writer *undo_writer_new(const char *path, const undo_disk *about, uint64_t 
                              GError **error)
 {
     undo_writer *w = g_new0(undo_writer, 1);
-    int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-    w->fd = open(path, flags, 0600);
-    int failed = w->fd < 0 ? -errno : begin_file(w, about, expected);
+    g_autofree char *fresh = g_strconcat(path, ".new", NULL);
+    w->fd = open_new(path, fresh);
+    int failed = w->fd < 0 ? w->fd : begin_file(w, about, expected);
+    if (failed == 0 && rename(fresh, path) < 0)
+        failed = -errno;
     if (failed == 0) {
         w->record = g_malloc(UNDO_SECTOR + UNDO_LENGTH_MAX);
         return w;
@@ -92,7 +106,7 @@ undo_writer *undo_writer_new(const char *path, const undo_disk *about, uint64_t 
     set_io_error(error, path, failed);
     if (w->fd >= 0) {
         close(w->fd);
-        unlink(path);
+        unlink(fresh);
     }
     g_free(w);
     return NULL;

@@ -270,6 +270,8 @@ Test(undo, no_room_is_met_before_anything_is_saved)
     limit_files(RLIM_INFINITY);
     cr_assert(g_error_matches(error, UNDO_ERROR, UNDO_ERROR_IO));
     cr_assert_neq(access(path, F_OK), 0);
+    g_autofree char *fresh = g_strconcat(path, ".new", NULL);
+    cr_assert_neq(access(fresh, F_OK), 0);
 }
 
 Test(undo, a_save_that_failed_leaves_the_others)

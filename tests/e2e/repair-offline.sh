@@ -144,6 +144,9 @@ exits "no such replica" 64 repair --from d {a,b,c}/x.raw
 contains "is named, too" "$err" "has no replica 'd'"
 exits "half is no majority" 64 repair --threshold 1 a/x.raw b/x.raw
 exits "but one may be right" 0 repair --threshold 1 --from a b/x.raw a/x.raw
+exits "read-only" 64 repair -o ro --from a {a,b,c}/x.raw
+contains "is kept" "$err" "disk 'disk' is to be read only: --dry-run looks at it"
+exits "and can be looked at" 0 repair -o ro --dry-run {a,b,c}/x.raw
 exits "--wait" 64 repair --wait {a,b,c}/x.raw
 exits "help" 0 repair --help
 
@@ -190,6 +193,21 @@ rot b/x.raw 65536 8192
 exits "after a crash" 1 repair {a,b,c}/x.raw
 contains "it is said" "$out" "left unequal by a crash, at most: 5242880 bytes; overwritten: b 8192 bytes"
 healthy "after a crash" {a,b,c}/x.raw
+
+# An odd size, and a server.
+for r in a b c; do head -c 1000100 content.raw >$r/odd.raw; done
+poke b/odd.raw 1000099 X
+exits "an odd tail" 1 repair {a,b,c}/odd.raw
+contains "is a part of a sector" "$out" "999936 164 differs: b wins: a,c"
+check "and is repaired" cmp -s a/odd.raw b/odd.raw
+rot c/x.raw 2048
+server="exec:qemu-nbd -t -f raw -k {socket} $scratch/c/x.raw"
+exits "a server" 1 repair a/x.raw b/x.raw "$server"
+contains "is repaired" "$out" "overwritten: c 512 bytes"
+exits "like a file" 0 verify {a,b,c}/x.raw
+id=$("$QUORUMFS" repair -o "state-dir=$scratch/state" --undo list a/x.raw b/x.raw "$server" | cut -d' ' -f1)
+exits "and undone" 0 repair --undo "$id" a/x.raw b/x.raw "$server"
+exits "likewise" 1 repair {a,b,c}/x.raw
 
 # Killed in the middle: run again, it comes to its end; nothing was decided in between.
 rm -rf state && mkdir many
