@@ -15,14 +15,8 @@
 #include "quorum/offline.h"
 #include "quorum/rangeset.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-/* How much is repaired between two looks at whether it is to stop. */
-#define SLICE ((uint64_t)8 << 20)
 
 typedef struct repair_job {
     repair_set *set;
@@ -172,6 +166,16 @@ static bool has_work(const repair_job *job)
 
 /* ---- Saving -------------------------------------------------------------------------- */
 
+static void say_unsaved(repair_job *job, int r)
+{
+    if (r < 0 && !job->failed)
+        say(job,
+            "what is to be overwritten cannot be saved in %s: %s (nothing more is "
+            "changed)",
+            job->set->dir, g_strerror(-r));
+    job->failed |= r < 0;
+}
+
 static int on_save(void *opaque, unsigned replica, uint64_t offset, const void *old,
                    const void *new, size_t length)
 {
@@ -179,47 +183,18 @@ static int on_save(void *opaque, unsigned replica, uint64_t offset, const void *
     if (job->failed)
         return -ECANCELED;
     bool stale = disk_offline_is_stale(job->d, replica, offset, length);
-    int r = undo_writer_save(job->undo, replica, offset, old, new, length, stale);
-    if (r < 0 && !job->failed)
-        say(job,
-            "what is to be overwritten cannot be saved in %s: %s (nothing more is "
-            "changed)",
-            job->set->dir, g_strerror(-r));
-    job->failed |= r < 0;
+    int r = undo_writer_add(job->undo, replica, offset, old, new, length, stale);
+    say_unsaved(job, r);
     job->bytes[replica] += r == 0 ? length : 0;
     return r;
 }
 
-/* The time, and something that two repairs in one second do not share. */
-static char *make_id(void)
+static int on_commit(void *opaque)
 {
-    g_autoptr(GDateTime) now = g_date_time_new_now_utc();
-    g_autofree char *time = g_date_time_format(now, "%Y%m%dT%H%M%S");
-    return g_strdup_printf("%s-%04x", time, g_random_int() & 0xffff);
-}
-
-static int sync_dir(const char *dir)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int r = fd < 0 || fsync(fd) < 0 ? -errno : 0;
-    if (fd >= 0)
-        close(fd);
+    repair_job *job = opaque;
+    int r = job->failed ? -ECANCELED : undo_writer_sync(job->undo);
+    say_unsaved(job, r);
     return r;
-}
-
-static bool make_undo_dir(repair_job *job, GError **error)
-{
-    g_autofree char *all = repair_set_undo_path(job->set, NULL, NULL);
-    if (job->request->undo_id)
-        return true;
-    g_autofree char *id = make_id();
-    g_autofree char *dir = repair_set_undo_path(job->set, id, NULL);
-    if ((mkdir(all, 0700) < 0 && errno != EEXIST) || mkdir(dir, 0700) < 0) {
-        g_set_error(error, UNDO_ERROR, UNDO_ERROR_IO, "%s: %s", dir, g_strerror(errno));
-        return false;
-    }
-    job->request->undo_id = g_steal_pointer(&id);
-    return true;
 }
 
 /* Before anything is changed. */
@@ -228,57 +203,59 @@ static bool begin_saving(repair_job *job)
     g_autoptr(GError) error = NULL;
     undo_disk about;
     repair_set_about(job->d, &about);
-    if (repair_set_make_dir(job->set, &error) && make_undo_dir(job, &error)) {
+    if (repair_set_make_undo(job->set, &job->request->undo_id, &error)) {
         g_autofree char *path =
             repair_set_undo_path(job->set, job->request->undo_id, job->options->name);
         job->undo = undo_writer_new(path, &about, job->room, &error);
     }
-    g_autofree char *all = repair_set_undo_path(job->set, NULL, NULL);
-    g_autofree char *dir = repair_set_undo_path(job->set, job->request->undo_id, NULL);
-    int r = job->undo ? sync_dir(dir) : 0;
-    r = job->undo && r == 0 ? sync_dir(all) : r;
-    r = job->undo && r == 0 ? sync_dir(job->set->dir) : r;
-    if (job->undo && r == 0)
+    if (job->undo && repair_set_sync_undo(job->set, job->request->undo_id, &error))
         return true;
     say(job, "what is to be overwritten cannot be saved: %s (nothing was changed)",
-        job->undo ? g_strerror(-r) : error->message);
+        error->message);
     job->failed = true;
     return false;
 }
 
-/* A file without a record is none. */
 static void end_saving(repair_job *job)
 {
     uint64_t count = job->undo ? undo_writer_count(job->undo) : 0;
     undo_writer_free(g_steal_pointer(&job->undo));
-    if (count > 0 || !job->request->undo_id)
-        return;
-    g_autofree char *dir = repair_set_undo_path(job->set, job->request->undo_id, NULL);
-    g_autofree char *path =
-        repair_set_undo_path(job->set, job->request->undo_id, job->options->name);
-    unlink(path);
-    if (rmdir(dir) == 0) /* no other disk has one */
-        g_clear_pointer(&job->request->undo_id, g_free);
+    if (count == 0) /* a file without a record is none */
+        repair_set_remove_undo(job->set, &job->request->undo_id, job->options->name);
 }
 
 /* ---- Repairing ----------------------------------------------------------------------- */
+
+/* What lies near to each other is repaired, and saved, together: up to where. */
+static uint64_t next_window(const repair_job *job, unsigned *k, uint64_t at)
+{
+    uint64_t end = at, limit = (at | (DISK_REQUEST_MAX - 1)) + 1;
+    for (; *k < rangeset_count(&job->wanted); (*k)++) {
+        rangeset_range range = rangeset_get(&job->wanted, *k);
+        if (range.start >= limit)
+            break;
+        end = MIN(range.end, limit);
+        if (range.end > limit)
+            break;
+    }
+    return end;
+}
 
 /* 0, or why the rest was not looked at. */
 static int repair_ranges(repair_job *job, repair_stats *stats)
 {
     const repair_options options = {.from = job->from, .op = "repair"};
-    uint64_t total = rangeset_bytes(&job->wanted), done = 0;
+    uint64_t size = disk_size(job->d), at = 0;
+    unsigned k = 0;
     int r = 0;
-    for (unsigned k = 0; k < rangeset_count(&job->wanted) && r == 0; k++) {
-        rangeset_range range = rangeset_get(&job->wanted, k);
-        for (uint64_t at = range.start; at < range.end && r == 0; at += SLICE) {
-            uint64_t length = MIN(SLICE, range.end - at);
-            r = is_cancelled(job) ? -EINTR
-                : job->failed     ? -EIO
-                              : disk_repair_range(job->d, at, length, &options, stats);
-            done += length;
-            on_progress(job, done, total);
-        }
+    while (k < rangeset_count(&job->wanted) && r == 0) {
+        at = MAX(at, rangeset_get(&job->wanted, k).start);
+        uint64_t end = next_window(job, &k, at);
+        r = is_cancelled(job) ? -EINTR
+            : job->failed     ? -EIO
+                              : disk_repair_range(job->d, at, end - at, &options, stats);
+        on_progress(job, end, size);
+        at = end;
     }
     return r;
 }
@@ -310,7 +287,7 @@ static void repair_disk(repair_job *job)
 {
     repair_stats stats = {0};
     memset(job->bytes, 0, sizeof job->bytes);
-    disk_set_saver(job->d, on_save, job);
+    disk_set_saver(job->d, (repair_saver){on_save, on_commit, job});
     progress_begin(&job->progress, disk_name(job->d), job->request->progress);
     int r = job->from < 0 ? repair_by_vote(job, &stats) : repair_by_one(job, &stats);
     progress_hide(&job->progress);

@@ -10,8 +10,9 @@
 #include "fuse/state-dir.h"
 #include "quorum/state.h"
 #include <errno.h>
-#include <glib/gstdio.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HINT        "while it is mounted: quorumfs repair MOUNTPOINT DISK"
@@ -193,4 +194,63 @@ char *repair_set_undo_path(const repair_set *set, const char *id, const char *na
 {
     g_autofree char *file = name ? g_strconcat(name, UNDO_SUFFIX, NULL) : NULL;
     return g_build_filename(set->dir, "undo", id, file, NULL);
+}
+
+/* The time, and something that two repairs in one second do not share. */
+static char *make_id(void)
+{
+    g_autoptr(GDateTime) now = g_date_time_new_now_utc();
+    g_autofree char *time = g_date_time_format(now, "%Y%m%dT%H%M%S");
+    return g_strdup_printf("%s-%04x", time, g_random_int() & 0xffff);
+}
+
+static void set_undo_error(GError **error, const char *path, int failed)
+{
+    g_set_error(error, UNDO_ERROR, UNDO_ERROR_IO, "%s: %s", path, g_strerror(failed));
+}
+
+bool repair_set_make_undo(repair_set *set, char **id, GError **error)
+{
+    if (*id)
+        return true;
+    if (!repair_set_make_dir(set, error))
+        return false;
+    g_autofree char *fresh = make_id();
+    g_autofree char *all = repair_set_undo_path(set, NULL, NULL);
+    g_autofree char *dir = repair_set_undo_path(set, fresh, NULL);
+    if ((mkdir(all, 0700) < 0 && errno != EEXIST) || mkdir(dir, 0700) < 0) {
+        set_undo_error(error, dir, errno);
+        return false;
+    }
+    *id = g_steal_pointer(&fresh);
+    return true;
+}
+
+static bool sync_dir(const char *dir, GError **error)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool good = fd >= 0 && fsync(fd) == 0;
+    if (!good)
+        set_undo_error(error, dir, errno);
+    if (fd >= 0)
+        close(fd);
+    return good;
+}
+
+bool repair_set_sync_undo(const repair_set *set, const char *id, GError **error)
+{
+    g_autofree char *all = repair_set_undo_path(set, NULL, NULL);
+    g_autofree char *dir = repair_set_undo_path(set, id, NULL);
+    return sync_dir(dir, error) && sync_dir(all, error) && sync_dir(set->dir, error);
+}
+
+void repair_set_remove_undo(const repair_set *set, char **id, const char *name)
+{
+    if (!*id)
+        return;
+    g_autofree char *dir = repair_set_undo_path(set, *id, NULL);
+    g_autofree char *path = repair_set_undo_path(set, *id, name);
+    unlink(path);
+    if (rmdir(dir) == 0)
+        g_clear_pointer(id, g_free);
 }

@@ -37,5 +37,11 @@ bool repair_set_make_dir(repair_set *set, GError **error);
 void repair_set_about(disk *d, undo_disk *ret_about);
 /* STATE/undo/ID/NAME.undo, without NAME if it is NULL, likewise ID; g_free it. */
 char *repair_set_undo_path(const repair_set *set, const char *id, const char *name);
+/* Makes the directory for a new ID, unless *id is one already; g_free it. */
+bool repair_set_make_undo(repair_set *set, char **id, GError **error);
+/* The names in it are durable. */
+bool repair_set_sync_undo(const repair_set *set, const char *id, GError **error);
+/* Removes that disk's file, and then, if there is no other, the directory and *id. */
+void repair_set_remove_undo(const repair_set *set, char **id, const char *name);
 
 #endif

@@ -141,8 +141,7 @@ struct disk {
     GMutex mark_lock; /* before record_lock, and held while images are marked */
     atomic_bool marked; /* the session's marks are in the images */
     bool offline;       /* disk_options.offline */
-    repair_saver save;
-    void *save_opaque;
+    repair_saver saver; /* none: all NULL */
     disk_worker *worker;
     atomic_int resync_error; /* of the last copy that failed: -errno */
     uint64_t resync_peak;    /* under state_lock: see disk_get_resync_status */
@@ -360,10 +359,11 @@ bool disk_resync_step(disk *d);
  * back and compares. 0 or -errno. This thread's voted buffer is used. */
 int disk_write_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
                          size_t end, const uint8_t *right);
-/* Before it: hands what it would overwrite to the saver (repair.h), if there is one. Not 0:
- * it is not to be overwritten. */
+/* Before it: hands what it would overwrite to the saver (repair.h), if there is one; when that
+ * is done for all, disk_save_commit. Not 0: nothing of it is to be overwritten. */
 int disk_save_differing(disk *d, const disk_reading *reading, unsigned i, size_t at,
                         size_t end, const uint8_t *right);
+int disk_save_commit(disk *d);
 
 /* repair-noted.c: what a read found is to be repaired, if that is wanted. `verdict` NULL: there
  * was no vote, and who could not be read is all that was found. */

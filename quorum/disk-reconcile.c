@@ -42,7 +42,7 @@ static int save_all(disk *d, const disk_reading *reading, const uint8_t *out)
     for (unsigned i = 0; i < d->n && r == 0; i++)
         if (!reading->ballots[i].abstains)
             r = disk_save_differing(d, reading, i, 0, reading->length, out);
-    return r;
+    return r ? r : disk_save_commit(d);
 }
 
 /* All that differ are written to; one that cannot be has missed the piece. */

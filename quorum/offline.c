@@ -45,35 +45,57 @@ bool disk_offline_is_stale(disk *d, unsigned i, uint64_t offset, uint64_t length
     return d->store && state_is_stale(d->store, i, offset, length);
 }
 
-/* What of the reading has a winner is given to replica i. */
+/* A stretch of the reading that has winners. */
+typedef int give_fn(disk *d, const disk_reading *reading, unsigned i, size_t at,
+                    size_t end, const uint8_t *right);
+
+/* As disk_save_differing, but for what it tells of the replica. */
 static int give(disk *d, const disk_reading *reading, unsigned i, size_t at, size_t end,
                 const uint8_t *right)
 {
-    int r = at < end ? disk_save_differing(d, reading, i, at, end, right) : 0;
-    if (at < end && r == 0)
-        r = disk_write_differing(d, reading, i, at, end, right);
+    int r = disk_write_differing(d, reading, i, at, end, right);
+    if (r < 0)
+        return r;
     g_mutex_lock(&d->state_lock);
-    if (at < end && r == 0) {
-        rangeset_remove(&d->replicas[i].missed, reading->offset + at, end - at);
-        rangeset_add(&d->replicas[i].copied, reading->offset + at, end - at);
-    }
+    rangeset_remove(&d->replicas[i].missed, reading->offset + at, end - at);
+    rangeset_add(&d->replicas[i].copied, reading->offset + at, end - at);
     g_mutex_unlock(&d->state_lock);
-    return r;
+    return 0;
 }
 
-static int give_won(disk *d, const disk_reading *reading, unsigned i,
-                    const disk_verdict *verdict, const uint8_t *right)
+static int for_won(disk *d, const disk_reading *reading, unsigned i,
+                   const disk_verdict *verdict, const uint8_t *right, give_fn *fn)
 {
     size_t at = 0;
     int r = 0;
-    for (unsigned k = 0; k < verdict->ranges->len && r == 0; k++) {
-        const vote_range *range = &g_array_index(verdict->ranges, vote_range, k);
-        if (range->winners)
+    for (unsigned k = 0; k <= verdict->ranges->len && r == 0; k++) {
+        const vote_range *range = k < verdict->ranges->len
+                                      ? &g_array_index(verdict->ranges, vote_range, k)
+                                      : NULL;
+        if (range && range->winners)
             continue;
-        r = give(d, reading, i, at, range->offset, right);
-        at = range->offset + range->length;
+        size_t end = range ? range->offset : reading->length;
+        if (at < end)
+            r = fn(d, reading, i, at, end, right);
+        at = range ? range->offset + range->length : end;
     }
-    return r ? r : give(d, reading, i, at, reading->length, right);
+    return r;
+}
+
+/* What the reading's winners hold, to all that are behind. */
+static int give_all(disk *d, const disk_reading *reading, uint64_t behind,
+                    const disk_verdict *verdict, const uint8_t *right)
+{
+    int r = 0;
+    for (unsigned i = 0; i < d->n && r == 0; i++)
+        if (disk_has_bit(behind, i))
+            r = for_won(d, reading, i, verdict, right, disk_save_differing);
+    if (r == 0)
+        r = disk_save_commit(d);
+    for (unsigned i = 0; i < d->n && r == 0; i++)
+        if (disk_has_bit(behind, i))
+            r = for_won(d, reading, i, verdict, right, give);
+    return r;
 }
 
 static void set_abstaining(disk_reading *reading, uint64_t set, bool abstains)
@@ -101,10 +123,7 @@ static int fill_piece(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end)
     disk_vote(d, &reading, right, &verdict);
     set_abstaining(&reading, behind, false);
     disk_lose_all(d, &reading, "repair");
-    int r = reading.gone ? -ETIMEDOUT : 0;
-    for (unsigned i = 0; i < d->n && r == 0; i++)
-        if (disk_has_bit(behind, i))
-            r = give_won(d, &reading, i, &verdict, right);
+    int r = reading.gone ? -ETIMEDOUT : give_all(d, &reading, behind, &verdict, right);
     disk_verdict_clear(&verdict);
     disk_reading_clear(&reading);
     return r;

@@ -72,10 +72,14 @@ int disk_write_differing(disk *d, const disk_reading *reading, unsigned i, size_
 
 /* ---- Saving what will be overwritten ----------------------------------------------------- */
 
-void disk_set_saver(disk *d, repair_saver save, void *opaque)
+void disk_set_saver(disk *d, repair_saver saver)
 {
-    d->save = save;
-    d->save_opaque = opaque;
+    d->saver = saver;
+}
+
+int disk_save_commit(disk *d)
+{
+    return d->saver.commit ? d->saver.commit(d->saver.opaque) : 0;
 }
 
 /* One call for what could be read, another for what could not. */
@@ -90,7 +94,8 @@ static int save_run(disk *d, const disk_reading *reading, unsigned i, size_t at,
             next += VOTE_SECTOR;
         next = MIN(next, end);
         const uint8_t *old = readable ? reading->ballots[i].data + at : NULL;
-        r = d->save(d->save_opaque, i, reading->offset + at, old, right + at, next - at);
+        r = d->saver.save(d->saver.opaque, i, reading->offset + at, old, right + at,
+                          next - at);
     }
     return r;
 }
@@ -100,7 +105,7 @@ int disk_save_differing(disk *d, const disk_reading *reading, unsigned i, size_t
 {
     int r = 0;
     for (size_t run;
-         d->save && r == 0 && next_differing(d, reading, i, &at, end, right, &run);
+         d->saver.save && r == 0 && next_differing(d, reading, i, &at, end, right, &run);
          at = run)
         r = save_run(d, reading, i, at, run, right);
     return r;
@@ -203,6 +208,11 @@ static void report_outcome(const repair *r, const disk_reading *reading,
     disk_report_range(r->d, &told, run, JOURNAL_REPAIR, r->options->op, action);
 }
 
+static const uint8_t *right_bytes(const disk_reading *reading, const vote_range *run)
+{
+    return reading->ballots[__builtin_ctzll(run->winners)].data;
+}
+
 /* Who is written to: not whoever does not answer at all. */
 static uint64_t find_losers(const repair *r, const disk_reading *reading,
                             const vote_range *run, uint64_t *ret_unreachable)
@@ -225,15 +235,14 @@ static int write_losers(const repair *r, const disk_reading *reading,
 {
     disk *d = r->d;
     disk_change change;
-    const uint8_t *right = reading->ballots[__builtin_ctzll(run->winners)].data;
+    const uint8_t *right = right_bytes(reading, run);
     size_t at = run->offset, end = run->offset + run->length;
     uint64_t done = 0;
     int begun =
         disk_change_begin(d, &change, r->options->op, reading->offset + at, end - at);
     for (unsigned i = 0; i < d->n && begun == 0; i++) {
         change.results[i] = 0;
-        if (!disk_has_bit(losers & change.asked, i) ||
-            disk_save_differing(d, reading, i, at, end, right) != 0)
+        if (!disk_has_bit(losers & change.asked, i))
             continue;
         change.results[i] = disk_write_differing(d, reading, i, at, end, right);
         done |= (uint64_t)(change.results[i] == 0) << i;
@@ -254,8 +263,30 @@ static void report_run(const repair *r, const disk_reading *reading,
     disk_report_range(r->d, reading, run, JOURNAL_DIVERGENCE, r->options->op, "logged");
 }
 
+/* All that will be overwritten; false: something cannot be. */
+static bool save_reading(const repair *r, const disk_reading *reading,
+                         const disk_verdict *verdict)
+{
+    vote_range run;
+    uint64_t unreachable;
+    run_walk walk = {.d = r->d, .reading = reading, .verdict = verdict};
+    if (!r->d->saver.save || r->options->dry_run)
+        return true;
+    while (next_run(&walk, &run)) {
+        run.winners = right_holders(r, &run);
+        uint64_t losers = run.winners ? find_losers(r, reading, &run, &unreachable) : 0;
+        for (unsigned i = 0; i < r->d->n; i++)
+            if (disk_has_bit(losers, i) &&
+                disk_save_differing(r->d, reading, i, run.offset, run.offset + run.length,
+                                    right_bytes(reading, &run)) < 0)
+                return false;
+    }
+    return disk_save_commit(r->d) == 0;
+}
+
 /* False: the rest of the reading has to be read again. */
-static bool repair_run(const repair *r, const disk_reading *reading, vote_range *run)
+static bool repair_run(const repair *r, const disk_reading *reading, vote_range *run,
+                       bool saved)
 {
     repair_stats *stats = r->stats;
     report_run(r, reading, run);
@@ -267,6 +298,10 @@ static bool repair_run(const repair *r, const disk_reading *reading, vote_range 
     if (r->options->dry_run || !run->winners)
         return true;
 
+    if (!saved) {
+        stats->failed += run->length;
+        return true;
+    }
     uint64_t unreachable, done = 0;
     uint64_t losers = find_losers(r, reading, run, &unreachable);
     int result = losers ? write_losers(r, reading, run, losers, &done) : 0;
@@ -288,7 +323,8 @@ static size_t repair_reading(const repair *r, disk_reading *reading)
     if (!r->options->reported)
         disk_report_failures(r->d, reading, r->options->op, "logged");
     run_walk walk = {.d = r->d, .reading = reading, .verdict = &verdict};
-    while (next_run(&walk, &run) && repair_run(r, reading, &run))
+    bool saved = save_reading(r, reading, &verdict);
+    while (next_run(&walk, &run) && repair_run(r, reading, &run, saved))
         ;
     disk_verdict_clear(&verdict);
     return walk.at;

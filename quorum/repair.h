@@ -33,17 +33,23 @@ typedef struct repair_stats {
     uint64_t ranges;     /* so many runs were differing, unreadable or both */
 } repair_stats;
 
-/* Before bytes of a replica are overwritten: may save them. `old` is what it holds, or NULL if
- * that could not be read, `new` what it will be given. Called under the range's exclusive lock;
- * must not call into the disk. Not 0 (-errno): they are not overwritten, and count as
- * failed. */
-typedef int (*repair_saver)(void *opaque, unsigned replica, uint64_t offset,
-                            const void *old, const void *new, size_t length);
+/* Whoever saves what is overwritten. Called under the range's exclusive lock; must not call into
+ * the disk. 0 or -errno. */
+typedef struct repair_saver {
+    /* Replica `replica` is going to be overwritten there: `old` is what it holds, or NULL if that
+     * could not be read, `new` what it will be given. */
+    int (*save)(void *opaque, unsigned replica, uint64_t offset, const void *old,
+                const void *new, size_t length);
+    /* After these, before the first of them is overwritten; maybe after none. */
+    int (*commit)(void *opaque);
+    void *opaque;
+} repair_saver;
 
-/* Asked from now on, NULL: nobody, by all that makes replicas equal: disk_repair_range, what a
- * crash left different (W6), and offline.h; but not by the worker's resync, so for a disk that
- * has none. Nothing may run. */
-void disk_set_saver(disk *d, repair_saver save, void *opaque);
+/* Asked from now on by all that makes replicas equal: disk_repair_range, what a crash left
+ * different (W6), and offline.h; but not by the worker's resync, so for a disk that has none.
+ * What cannot be saved is not overwritten, nor anything else of its piece, at most
+ * DISK_REQUEST_MAX, and counts as failed. Nothing may run. */
+void disk_set_saver(disk *d, repair_saver saver);
 
 typedef struct repair_options {
     bool dry_run;  /* only look and journal, under a shared lock */

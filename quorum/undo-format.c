@@ -31,9 +31,11 @@ enum {
     AT_PLACE = 72,
     AT_OLD = 80,
     AT_NEW = AT_OLD + JOURNAL_DIGEST_SIZE,
+    AT_SYNCED = AT_NEW + JOURNAL_DIGEST_SIZE,
     FLAG_STALE = 1,
     FLAG_UNREADABLE = 2,
-    FLAGS_KNOWN = 3,
+    FLAG_END = 4,
+    FLAGS_KNOWN = 7,
 };
 
 static void put32(uint8_t *at, uint32_t value)
@@ -167,8 +169,9 @@ static void sum_record(const undo_header *header, const uint8_t *sector, uint8_t
 void undo_encode_record(const undo_header *header, const undo_record *record,
                         uint8_t ret_sector[UNDO_SECTOR])
 {
-    uint32_t flags =
-        (record->stale ? FLAG_STALE : 0u) | (record->unreadable ? FLAG_UNREADABLE : 0u);
+    uint32_t flags = (record->stale ? FLAG_STALE : 0u) |
+                     (record->unreadable ? FLAG_UNREADABLE : 0u) |
+                     (record->end ? FLAG_END : 0u);
     memset(ret_sector, 0, UNDO_SECTOR);
     put64(ret_sector + AT_MAGIC, RECORD_MAGIC);
     put64(ret_sector + AT_OFFSET, record->offset);
@@ -176,6 +179,7 @@ void undo_encode_record(const undo_header *header, const undo_record *record,
     put32(ret_sector + AT_REPLICA, record->replica);
     put32(ret_sector + AT_FLAGS, flags);
     put64(ret_sector + AT_PLACE, record->at);
+    put64(ret_sector + AT_SYNCED, record->synced);
     memcpy(ret_sector + AT_OLD, record->old_sha256, JOURNAL_DIGEST_SIZE);
     memcpy(ret_sector + AT_NEW, record->new_sha256, JOURNAL_DIGEST_SIZE);
     sum_record(header, ret_sector, ret_sector + AT_RECORD_SUM);
@@ -183,6 +187,8 @@ void undo_encode_record(const undo_header *header, const undo_record *record,
 
 static bool is_sane(const undo_header *header, const undo_record *record)
 {
+    if (record->end)
+        return record->unreadable;
     return record->replica < header->about.n && record->length > 0 &&
            record->length <= UNDO_LENGTH_MAX && record->offset <= header->about.size &&
            record->length <= header->about.size - record->offset;
@@ -202,9 +208,11 @@ bool undo_decode_record(const undo_header *header, const uint8_t sector[UNDO_SEC
         .replica = get32(sector + AT_REPLICA),
         .stale = flags & FLAG_STALE,
         .unreadable = flags & FLAG_UNREADABLE,
+        .end = flags & FLAG_END,
         .offset = get64(sector + AT_OFFSET),
         .length = get32(sector + AT_OLD_LENGTH),
         .at = at,
+        .synced = get64(sector + AT_SYNCED),
     };
     memcpy(ret_record->old_sha256, sector + AT_OLD, JOURNAL_DIGEST_SIZE);
     memcpy(ret_record->new_sha256, sector + AT_NEW, JOURNAL_DIGEST_SIZE);

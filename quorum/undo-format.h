@@ -28,7 +28,8 @@ uint32_t undo_header_length(const uint8_t sector[UNDO_SECTOR]);
 bool undo_decode_header(const uint8_t *bytes, size_t length, undo_header *ret_header,
                         GStringChunk *strings);
 
-/* `record->at` is its place in the file. */
+/* `record->at` is its place in the file, `record->synced` where the file was synced up to when
+ * it was written. */
 void undo_encode_record(const undo_header *header, const undo_record *record,
                         uint8_t ret_sector[UNDO_SECTOR]);
 /* False: there is no record of this file at `at`. */

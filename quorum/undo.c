@@ -1,9 +1,9 @@
 /*
  * undo.c: see undo.h; the bytes are undo-format.h's.
  *
- * Each record is synced before the next one is written. So what is not valid at the end was
- * being written when the power failed, and nothing was overwritten because of it; but where
- * something valid follows, it had been on stable storage and was damaged since.
+ * Each record tells up to where the file had been synced when it was written. What is not valid
+ * behind that place, in all records that there are, was being written when the power failed,
+ * and nothing was overwritten because of it. What is not valid before was damaged.
  *
  * Room is taken in advance by making the file larger, so that a full file system is met
  * before the images are changed; what is left of it is zeroes, and cut off in the end.
@@ -42,7 +42,7 @@ struct undo_writer {
     int fd;
     int failed; /* a sync did: what is on disk is not known */
     undo_header header;
-    uint64_t at, count;
+    uint64_t at, synced, count;
     uint8_t *record; /* of UNDO_SECTOR + UNDO_LENGTH_MAX */
 };
 
@@ -86,7 +86,7 @@ static int begin_file(undo_writer *w, const undo_disk *about, uint64_t expected)
     int r = take_room(w->fd, bytes->len + expected);
     if (r == 0)
         r = file_write_full(w->fd, bytes->data, bytes->len, 0);
-    w->at = bytes->len;
+    w->at = w->synced = bytes->len;
     return r < 0 ? r : file_sync(w->fd);
 }
 
@@ -113,8 +113,8 @@ undo_writer *undo_writer_new(const char *path, const undo_disk *about, uint64_t 
 }
 
 /* Of the names, only their number is needed from here on. */
-int undo_writer_save(undo_writer *w, unsigned replica, uint64_t offset, const void *old,
-                     const void *new, size_t length, bool stale)
+int undo_writer_add(undo_writer *w, unsigned replica, uint64_t offset, const void *old,
+                    const void *new, size_t length, bool stale)
 {
     if (w->failed)
         return w->failed;
@@ -125,7 +125,8 @@ int undo_writer_save(undo_writer *w, unsigned replica, uint64_t offset, const vo
                           .unreadable = !old,
                           .offset = offset,
                           .length = length,
-                          .at = w->at};
+                          .at = w->at,
+                          .synced = w->synced};
     journal_digest(new, length, record.new_sha256);
     if (old)
         journal_digest(old, length, record.old_sha256);
@@ -138,12 +139,18 @@ int undo_writer_save(undo_writer *w, unsigned replica, uint64_t offset, const vo
     int r = file_write_full(w->fd, w->record, UNDO_SECTOR + payload, w->at);
     if (r < 0)
         return r;
-    w->failed = file_sync(w->fd);
-    if (w->failed)
-        return w->failed;
     w->at += UNDO_SECTOR + payload;
     w->count++;
     return 0;
+}
+
+int undo_writer_sync(undo_writer *w)
+{
+    if (!w->failed && w->synced < w->at)
+        w->failed = file_sync(w->fd);
+    if (!w->failed)
+        w->synced = w->at;
+    return w->failed;
 }
 
 uint64_t undo_writer_count(const undo_writer *w)
@@ -151,12 +158,22 @@ uint64_t undo_writer_count(const undo_writer *w)
     return w->count;
 }
 
+/* With an end behind it, a hole in the last records is known to be one. */
+static int end_file(undo_writer *w)
+{
+    uint8_t sector[UNDO_SECTOR];
+    undo_record end = {.end = true, .unreadable = true, .at = w->at, .synced = w->synced};
+    undo_encode_record(&w->header, &end, sector);
+    int r = file_write_full(w->fd, sector, sizeof sector, w->at);
+    return r ? r : file_resize(w->fd, w->at + sizeof sector);
+}
+
 void undo_writer_free(undo_writer *w)
 {
     if (!w)
         return;
-    /* Zeroes that stay are a waste, and nothing else. */
-    if (!w->failed && file_resize(w->fd, w->at) == 0)
+    /* What fails here is a waste, and nothing else. */
+    if (undo_writer_sync(w) == 0 && end_file(w) == 0)
         file_sync(w->fd);
     close(w->fd);
     g_free(w->record);
@@ -199,24 +216,25 @@ int undo_reader_old(const undo_reader *r, const undo_record *record, void *buf)
 static bool check_record(const undo_reader *r, uint64_t at, uint64_t *ret_next)
 {
     undo_record record;
-    if (!read_record(r, at, &record))
+    if (!read_record(r, at, &record) || record.end)
         return false;
     *ret_next = at + UNDO_SECTOR + undo_payload(&record);
     return *ret_next <= r->size &&
            (record.unreadable || undo_reader_old(r, &record, r->old) == 0);
 }
 
-/* Whether there is a record anywhere behind `at`. */
-static bool has_record_after(const undo_reader *r, uint64_t at)
+/* Whether it had been synced to behind `end`, by any record there. */
+static bool was_synced(const undo_reader *r, uint64_t end)
 {
     undo_record record;
     g_autofree uint8_t *bytes = g_malloc(SCAN_BYTES);
-    for (at += UNDO_SECTOR; at + UNDO_SECTOR <= r->size; at += SCAN_BYTES) {
+    for (uint64_t at = end + UNDO_SECTOR; at + UNDO_SECTOR <= r->size; at += SCAN_BYTES) {
         size_t length = (size_t)MIN(SCAN_BYTES, r->size - at);
         if (file_read_full(r->fd, bytes, length, at) < 0)
             return true;
         for (size_t k = 0; k + UNDO_SECTOR <= length; k += UNDO_SECTOR)
-            if (undo_decode_record(&r->header, bytes + k, at + k, &record))
+            if (undo_decode_record(&r->header, bytes + k, at + k, &record) &&
+                record.synced > end)
                 return true;
     }
     return false;
@@ -247,7 +265,7 @@ static bool read_records(undo_reader *r, uint64_t at, GError **error)
 {
     for (uint64_t next; check_record(r, at, &next); at = next)
         g_array_append_val(r->records, at);
-    if (!has_record_after(r, at))
+    if (!was_synced(r, at))
         return true;
     g_set_error(error, UNDO_ERROR, UNDO_ERROR_BAD,
                 "%s: is damaged at %" G_GUINT64_FORMAT ", nothing is put back", r->path,

@@ -3,9 +3,9 @@
  * back: one file for each disk and repair.
  *
  * A record is on stable storage before the bytes that it holds are touched, so a crash at any
- * moment leaves a file that has all that was overwritten; the record that was being written
- * is missing then, and so is nothing else. A file in which something is wrong before its last
- * record was damaged, and is refused as a whole.
+ * moment leaves a file that has all that was overwritten; what was added after the last sync may
+ * be missing then, and nothing else. A file in which something is wrong before that, or anywhere
+ * if the repair came to its end, was damaged, and is refused as a whole.
  *
  * Units: bytes. 0 or -errno; GError (UNDO_ERROR) at open. Threads: one at a time.
  */
@@ -43,7 +43,8 @@ typedef struct undo_record {
     size_t length;
     uint8_t old_sha256[JOURNAL_DIGEST_SIZE]; /* not if unreadable */
     uint8_t new_sha256[JOURNAL_DIGEST_SIZE]; /* of what they were overwritten with */
-    uint64_t at;                             /* the module's */
+    uint64_t at, synced;                     /* the module's, as is the next */
+    bool end;                                /* no record, but the end of all */
 } undo_record;
 
 /* ---- Saving -------------------------------------------------------------------------- */
@@ -55,15 +56,16 @@ typedef struct undo_writer undo_writer;
  * directory's own entry. */
 undo_writer *undo_writer_new(const char *path, const undo_disk *about, uint64_t expected,
                              GError **error);
-/* Durable when it returns 0. `old` NULL: unreadable. `new` is what will be written. After a
- * failed sync all that follows fails too. */
-int undo_writer_save(undo_writer *writer, unsigned replica, uint64_t offset,
-                     const void *old, const void *new, size_t length, bool stale);
-/* How many records were saved. */
+/* `old` NULL: unreadable. `new` is what will be written, but not before undo_writer_sync. */
+int undo_writer_add(undo_writer *writer, unsigned replica, uint64_t offset,
+                    const void *old, const void *new, size_t length, bool stale);
+/* All that was added is durable. After one that failed, all that follows fails too. */
+int undo_writer_sync(undo_writer *writer);
+/* How many records were added. */
 uint64_t undo_writer_count(const undo_writer *writer);
-/* What `length` bytes of one replica take in the file, at most, saved in one run. */
+/* What `length` bytes of one replica take in the file, at most, added in one run. */
 uint64_t undo_space(uint64_t length);
-/* Gives back room that was not needed, and frees. NULL is allowed. */
+/* The end: gives back room that was not needed, and frees. NULL is allowed. */
 void undo_writer_free(undo_writer *writer);
 
 /* ---- Putting back -------------------------------------------------------------------- */
@@ -75,7 +77,7 @@ undo_reader *undo_reader_open(const char *path, GError **error);
 void undo_reader_free(undo_reader *reader); /* NULL is allowed */
 const undo_disk *undo_reader_about(const undo_reader *reader);
 size_t undo_reader_count(const undo_reader *reader);
-/* Record `index`, in the order in which they were saved. -EIO: it has changed since. */
+/* Record `index`, in the order in which they were added. -EIO: it has changed since. */
 int undo_reader_get(const undo_reader *reader, size_t index, undo_record *ret_record);
 /* The old bytes, record->length of them. -EIO: they have changed since. */
 int undo_reader_old(const undo_reader *reader, const undo_record *record, void *buf);

@@ -19,7 +19,8 @@ static struct {
     unsigned calls;
     uint64_t bytes[8], first[8];
     bool told_right; /* `old` is what the file holds, `new` is the model */
-    int answer;
+    int answer, commit_answer;
+    unsigned commits;
     disk_rig *rig;
 } saved;
 
@@ -49,6 +50,14 @@ static int save(void *opaque, unsigned i, uint64_t offset, const void *old,
     return saved.answer;
 }
 
+/* Until then nothing is overwritten. */
+static int commit(void *opaque)
+{
+    (void)opaque;
+    saved.commits++;
+    return saved.commit_answer;
+}
+
 static void must_open(disk_rig *rig, bool offline)
 {
     GError *error = NULL;
@@ -56,7 +65,7 @@ static void must_open(disk_rig *rig, bool offline)
     if (offline) {
         memset(&saved, 0, sizeof saved);
         saved.rig = rig;
-        disk_set_saver(rig->disk, save, NULL);
+        disk_set_saver(rig->disk, (repair_saver){.save = save, .commit = commit});
     }
 }
 
@@ -184,6 +193,31 @@ Test(disk_offline, what_cannot_be_saved_stays_as_it_is)
     must_open(rig, true);
     cr_assert(disk_offline_is_stale(rig->disk, 1, MIB, SECTOR));
     must_close(rig);
+}
+
+Test(disk_offline, a_piece_is_saved_as_a_whole_before_it_is_overwritten)
+{
+    g_autoptr(disk_rig) rig = rig_mounted();
+    must_open(rig, true);
+    for (unsigned k = 0; k < 8; k++)
+        disk_rig_corrupt(rig, 1, 4096 * k, SECTOR, 1);
+    saved.commit_answer = -EIO;
+    cr_assert_eq(repair_all(rig, -1).failed, 8 * SECTOR);
+    cr_assert_eq(saved.calls, 8);
+    cr_assert_eq(saved.commits, 1);
+    must_close(rig);
+    touch(rig, 1); /* stale as a whole */
+    must_open(rig, true);
+    saved.commit_answer = -EIO;
+    cr_assert_eq(disk_offline_catch_up(rig->disk, NULL, NULL, NULL), -EIO);
+    cr_assert_eq(saved.commits, 1);
+    cr_assert_eq(saved.bytes[1], 8 * SECTOR); /* all of it was still to be done */
+    must_close(rig);
+    must_open(rig, true);
+    cr_assert_eq(disk_offline_catch_up(rig->disk, NULL, NULL, NULL), 0);
+    cr_assert_eq(saved.bytes[1], 8 * SECTOR);
+    must_close(rig);
+    expect_healthy(rig);
 }
 
 Test(disk_offline, it_can_be_cancelled)

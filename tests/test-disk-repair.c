@@ -384,7 +384,7 @@ Test(disk_repair, what_is_overwritten_is_saved_first)
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
     saved s = {0};
     repair_options options = {.from = -1, .op = "repair"};
-    disk_set_saver(rig->disk, save, &s);
+    disk_set_saver(rig->disk, (repair_saver){.save = save, .opaque = &s});
     disk_rig_corrupt(rig, 1, 6 * SECTOR, 3 * SECTOR, 0x0f);
     repair_all(rig, &options);
     cr_assert_eq(s.calls, 1);
@@ -406,7 +406,7 @@ Test(disk_repair, what_cannot_be_saved_is_not_overwritten)
     g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
     saved s = {.answer = -ENOSPC};
     const repair_options options = {.from = -1, .op = "repair"};
-    disk_set_saver(rig->disk, save, &s);
+    disk_set_saver(rig->disk, (repair_saver){.save = save, .opaque = &s});
     disk_rig_corrupt(rig, 1, 0, SECTOR, 0x0f);
     expect(repair_all(rig, &options), SECTOR, 0, 0, SECTOR, 0);
     disk_rig_expect_state(rig, 1, REPLICA_IN_SYNC);
