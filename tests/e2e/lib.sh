@@ -22,7 +22,8 @@ lib_cleanup() {
     local status=$? m p
     # Only those that still are this script's: a number may be somebody else's by now.
     for p in $(jobs -p); do
-        case " ${pids[*]:-} " in *" $p "*) kill "$p" 2>/dev/null ;; esac
+        # One that is stopped ends when it goes on.
+        case " ${pids[*]:-} " in *" $p "*) kill "$p" 2>/dev/null && kill -CONT "$p" 2>/dev/null ;; esac
     done
     for m in "${mounts[@]:-}"; do
         [ -z "$m" ] || fusermount3 -q -u -z "$m" 2>/dev/null
