@@ -144,7 +144,7 @@ bool sweep_foresee(sweep *s, uint8_t *const *raw, sweep_outcome *ret)
                                               ", which is not known to be dirty",
                                               at));
     }
-    g_autofree char *text = journal_snapshot(s->c->journal, &ret->journal_from, NULL);
+    g_free(journal_snapshot(s->c->journal, &ret->journal_from, NULL));
     s->report->decided += any;
     s->report->stale += atomic_load(&d->partly) != 0;
     return true;
