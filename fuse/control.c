@@ -3,6 +3,7 @@
  * they begin is in status.
  */
 #include "fuse/control.h"
+#include "fuse/control-events.h"
 #include "fuse/explain.h"
 #include "fuse/qmp.h"
 #include "fuse/status.h"
@@ -182,6 +183,12 @@ control *control_start(const daemon_context *daemon, void (*on_quit)(void *opaqu
         g_clear_pointer(&c, g_free);
     }
     return c;
+}
+
+void control_tell(control *c, const char *line)
+{
+    if (qmp_server_is_heard(c->server))
+        control_events_tell(c->server, line);
 }
 
 bool control_stop(control *c, gint64 patience_us)

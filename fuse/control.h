@@ -25,6 +25,10 @@ control *control_start(const daemon_context *daemon, void (*on_quit)(void *opaqu
  * allowed. */
 bool control_stop(control *c, gint64 patience_us);
 
+/* A record of a journal becomes events (control-events.h). From any thread until control_stop,
+ * and waits for nobody. */
+void control_tell(control *c, const char *line);
+
 /* Client: connects, negotiates, runs one command. *ret_return is the "return" member (a new
  * reference). `arguments` is borrowed, may be NULL. Errors: the server's desc as it is. */
 bool control_call(const char *socket_path, const char *command, json_t *arguments,

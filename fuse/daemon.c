@@ -51,6 +51,8 @@ typedef struct daemon_state {
     int state_fd;     /* the state directory, locked by us; -1 */
     GPtrArray *notes; /* of char*: said when all is mounted */
     control *control;
+    GMutex tell_lock;
+    control *told; /* under tell_lock: records go there; NULL: nobody listens */
     mount_session *mount;
     pthread_t signals; /* takes the signals, in serve() */
     bool ended;        /* set before the last SIGUSR1; atomic */
@@ -116,6 +118,22 @@ static void remove_empty_journals(const daemon_state *s)
 
 /* ---- Opening and closing ------------------------------------------------------------ */
 
+static void tell(void *opaque, const char *line)
+{
+    daemon_state *s = opaque;
+    g_mutex_lock(&s->tell_lock);
+    if (s->told)
+        control_tell(s->told, line);
+    g_mutex_unlock(&s->tell_lock);
+}
+
+static void set_told(daemon_state *s, control *c)
+{
+    g_mutex_lock(&s->tell_lock);
+    s->told = c;
+    g_mutex_unlock(&s->tell_lock);
+}
+
 static bool open_disks(daemon_state *s, GError **error)
 {
     const GPtrArray *disks = s->context.config->disks;
@@ -125,6 +143,7 @@ static bool open_disks(daemon_state *s, GError **error)
         if (!j)
             return false;
         g_ptr_array_add(s->context.journals, j);
+        journal_set_listener(j, tell, s);
         if (!config_find_record(options, s->context.state_dir, s->notes, error))
             return false;
         disk *d = disk_open(options, j, error);
@@ -167,6 +186,7 @@ static bool open_all(daemon_state *s, GError **error)
     s->control = control_start(&s->context, ask_for_end, NULL, error);
     if (!s->control)
         return false;
+    set_told(s, s->control);
     s->mount = mount_attach(&s->context, s->mountpoint, error);
     return s->mount != NULL;
 }
@@ -176,6 +196,7 @@ static bool stop_requests(daemon_state *s)
 {
     gint64 patience = mount_patience_ms(s->context.config) * G_TIME_SPAN_MILLISECOND;
     bool served = s->mount && mount_stuck(s->mount) > 0;
+    set_told(s, NULL);
     bool stopped = control_stop(s->control, patience) && !served;
     if (stopped)
         mount_free(s->mount);

@@ -196,6 +196,15 @@ char *qmp_reply_error(const GError *error, json_t *id)
                   id);
 }
 
+char *qmp_event(const char *name, json_t *data)
+{
+    gint64 now = g_get_real_time();
+    json_t *line = json_pack("{s:s, s:o, s:{s:I, s:I}}", "event", name, "data", data,
+                             "timestamp", "seconds", (json_int_t)(now / G_USEC_PER_SEC),
+                             "microseconds", (json_int_t)(now % G_USEC_PER_SEC));
+    return line_of(line);
+}
+
 json_t *qmp_version(void)
 {
     int major = 0, minor = 0, micro = 0;

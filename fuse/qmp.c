@@ -14,35 +14,20 @@
  * Nothing blocks the loop: sockets are non-blocking, and what can wait for a replica is
  * marked slow in the table.
  */
-#include "fuse/qmp.h"
-#include "fuse/qmp-stream.h"
+#include "fuse/qmp-client.h"
 #include "fuse/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define READ_SIZE (64u << 10)
-#define PAUSE_MS  100
-
-typedef struct qmp_client {
-    int fd;
-    qmp_stream stream;
-    char *input; /* READ_SIZE; received, not yet used: from input_at to input_end */
-    size_t input_at, input_end;
-    GString *output; /* not yet sent: from output_at */
-    size_t output_at;
-    bool negotiated;
-    bool busy; /* a worker has a command of it */
-    bool eof;  /* nothing more will come; what has come is still answered */
-    bool mute; /* the other side takes no answers any more; commands still run */
-    bool dead; /* does not read: disconnect */
-} qmp_client;
+#define PAUSE_MS 100
 
 typedef struct qmp_job {
     qmp_client *client; /* the loop's; a worker does not look inside */
@@ -68,7 +53,11 @@ struct qmp_server {
     GMutex mutex; /* guards what follows; nothing is called while it is held */
     GCond work;
     GQueue waiting, done; /* of qmp_job */
+    GQueue events;        /* of char*: lines for all that have negotiated */
+    size_t event_bytes;
     bool stop;
+
+    atomic_uint hearers; /* clients that have negotiated */
 };
 
 /* ---- Jobs -------------------------------------------------------------------------- */
@@ -124,81 +113,6 @@ static void *worker_main(void *data)
     return NULL;
 }
 
-/* ---- Clients ----------------------------------------------------------------------- */
-
-static qmp_client *client_new(int fd)
-{
-    qmp_client *client = g_new0(qmp_client, 1);
-    client->fd = fd;
-    client->input = g_malloc(READ_SIZE);
-    client->output = g_string_new(NULL);
-    qmp_stream_init(&client->stream, QMP_MESSAGE_MAX);
-    return client;
-}
-
-static void client_free(gpointer data)
-{
-    qmp_client *client = data;
-    close(client->fd);
-    qmp_stream_clear(&client->stream);
-    g_string_free(client->output, TRUE);
-    g_free(client->input);
-    g_free(client);
-}
-
-static size_t client_unsent(const qmp_client *client)
-{
-    return client->output->len - client->output_at;
-}
-
-static bool client_finished(const qmp_client *client)
-{
-    if (client->busy)
-        return false;
-    return client->dead || (client->eof && client->input_at == client->input_end &&
-                            client_unsent(client) == 0);
-}
-
-static void client_send(qmp_client *client)
-{
-    while (!client->mute && client_unsent(client) > 0) {
-        ssize_t sent = send(client->fd, client->output->str + client->output_at,
-                            client_unsent(client), MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent >= 0)
-            client->output_at += (size_t)sent;
-        else if (errno == EAGAIN)
-            return;
-        else if (errno != EINTR)
-            client->mute = true;
-    }
-    g_string_truncate(client->output, 0);
-    client->output_at = 0;
-}
-
-/* Takes over `line`. */
-static void client_answer(qmp_client *client, char *line)
-{
-    g_autofree char *owned = line;
-    size_t length = strlen(owned);
-    if (client_unsent(client) + length > QMP_OUTPUT_MAX)
-        client->dead = true;
-    if (client->mute || client->dead)
-        return;
-    g_string_erase(client->output, 0, (gssize)client->output_at);
-    client->output_at = 0;
-    g_string_append_len(client->output, owned, (gssize)length);
-    client_send(client);
-}
-
-static void client_receive(qmp_client *client)
-{
-    ssize_t got = recv(client->fd, client->input, READ_SIZE, MSG_DONTWAIT);
-    client->input_at = 0;
-    client->input_end = got > 0 ? (size_t)got : 0;
-    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
-        client->eof = true;
-}
-
 /* ---- Commands ---------------------------------------------------------------------- */
 
 static const qmp_command *find_command(const qmp_server *server, const char *name)
@@ -209,7 +123,8 @@ static const qmp_command *find_command(const qmp_server *server, const char *nam
     return NULL;
 }
 
-static json_t *run_capabilities(qmp_client *client, json_t *arguments, GError **error)
+static json_t *run_capabilities(qmp_server *server, qmp_client *client, json_t *arguments,
+                                GError **error)
 {
     json_t *wanted = json_array_get(json_object_get(arguments, "enable"), 0);
     if (wanted) { /* there are none to be had */
@@ -218,6 +133,7 @@ static json_t *run_capabilities(qmp_client *client, json_t *arguments, GError **
         return NULL;
     }
     client->negotiated = true;
+    atomic_fetch_add(&server->hearers, 1);
     return json_object();
 }
 
@@ -259,7 +175,7 @@ static bool run_own(qmp_server *server, qmp_client *client, qmp_job *job)
     if (job->command->run)
         return false;
     if (strcmp(job->command->name, "qmp_capabilities") == 0)
-        value = run_capabilities(client, job->request.arguments, &error);
+        value = run_capabilities(server, client, job->request.arguments, &error);
     else
         value = list_commands(server);
     job->reply = value ? qmp_reply(value, job->request.id)
@@ -269,7 +185,7 @@ static bool run_own(qmp_server *server, qmp_client *client, qmp_job *job)
 
 static void job_answer(qmp_server *server, qmp_client *client, qmp_job *job)
 {
-    client_answer(client, g_steal_pointer(&job->reply));
+    qmp_client_say(client, job->reply);
     if (job->succeeded && job->command->after)
         job->command->after(server->opaque);
     job_free(job);
@@ -321,7 +237,8 @@ static void client_work(qmp_server *server, qmp_client *client)
         } else if (item == QMP_ITEM_BAD) {
             g_autoptr(GError) error =
                 g_error_new_literal(QMP_ERROR, QMP_ERROR_GENERIC, client->stream.error);
-            client_answer(client, qmp_reply_error(error, NULL));
+            g_autofree char *line = qmp_reply_error(error, NULL);
+            qmp_client_say(client, line);
         }
     }
 }
@@ -342,9 +259,47 @@ static void accept_client(qmp_server *server)
         close(fd);
         return;
     }
-    qmp_client *client = client_new(fd);
+    qmp_client *client = qmp_client_new(fd);
     g_ptr_array_add(server->clients, client);
-    client_answer(client, qmp_greeting());
+    g_autofree char *greeting = qmp_greeting();
+    qmp_client_say(client, greeting);
+}
+
+/* ---- Events ------------------------------------------------------------------------- */
+
+bool qmp_server_is_heard(qmp_server *server)
+{
+    return atomic_load(&server->hearers) > 0;
+}
+
+/* Should the loop not keep up, what does not fit is lost to all, and the journal has it. */
+void qmp_server_emit(qmp_server *server, const char *name, json_t *data)
+{
+    char *line = qmp_event(name, data);
+    size_t length = strlen(line);
+    g_mutex_lock(&server->mutex);
+    bool fits = !server->stop && server->event_bytes + length <= QMP_OUTPUT_MAX;
+    if (fits) {
+        g_queue_push_tail(&server->events, line);
+        server->event_bytes += length;
+        wake_loop(server);
+    }
+    g_mutex_unlock(&server->mutex);
+    if (!fits)
+        g_free(line);
+}
+
+static void hand_out(qmp_server *server, GQueue *events)
+{
+    char *line;
+    while ((line = g_queue_pop_head(events))) {
+        for (guint i = 0; i < server->clients->len; i++) {
+            qmp_client *client = server->clients->pdata[i];
+            if (client->negotiated)
+                qmp_client_say(client, line);
+        }
+        g_free(line);
+    }
 }
 
 /* Returns false when the server is to stop. */
@@ -352,12 +307,16 @@ static bool take_done(qmp_server *server)
 {
     uint64_t count;
     (void)!read(server->wake, &count, sizeof count);
-    GQueue done;
+    GQueue done, events;
     g_mutex_lock(&server->mutex);
     done = server->done;
     g_queue_init(&server->done);
+    events = server->events;
+    g_queue_init(&server->events);
+    server->event_bytes = 0;
     bool stop = server->stop;
     g_mutex_unlock(&server->mutex);
+    hand_out(server, &events);
     qmp_job *job;
     while ((job = g_queue_pop_head(&done))) {
         qmp_client *client = job->client;
@@ -373,7 +332,7 @@ static bool take_done(qmp_server *server)
 static struct pollfd client_interest(const qmp_client *client)
 {
     short events = 0;
-    if (client_unsent(client) > 0)
+    if (qmp_client_unsent(client) > 0)
         events |= POLLOUT;
     if (!client->busy && !client->eof)
         events |= POLLIN;
@@ -382,19 +341,25 @@ static struct pollfd client_interest(const qmp_client *client)
 
 static void client_serve(qmp_server *server, qmp_client *client, short events)
 {
-    if (events & POLLOUT || (events & (POLLERR | POLLHUP) && client_unsent(client) > 0))
-        client_send(client);
+    if (events & POLLOUT ||
+        (events & (POLLERR | POLLHUP) && qmp_client_unsent(client) > 0))
+        qmp_client_send(client);
     if (events && !client->busy && !client->eof) {
-        client_receive(client);
+        qmp_client_receive(client);
         client_work(server, client);
     }
 }
 
 static void drop_finished(qmp_server *server)
 {
-    for (guint i = server->clients->len; i-- > 0;)
-        if (client_finished(server->clients->pdata[i]))
-            g_ptr_array_remove_index(server->clients, i);
+    for (guint i = server->clients->len; i-- > 0;) {
+        const qmp_client *client = server->clients->pdata[i];
+        if (!qmp_client_finished(client))
+            continue;
+        if (client->negotiated)
+            atomic_fetch_sub(&server->hearers, 1);
+        g_ptr_array_remove_index(server->clients, i);
+    }
 }
 
 static void *loop_main(void *data)
@@ -463,7 +428,7 @@ qmp_server *qmp_server_start(const char *path, const qmp_command *commands, size
     server->path = g_strdup(path);
     server->listener = listener;
     server->wake = wake;
-    server->clients = g_ptr_array_new_with_free_func(client_free);
+    server->clients = g_ptr_array_new_with_free_func(qmp_client_free);
     struct stat st;
     if (lstat(path, &st) == 0) {
         server->dev = st.st_dev;
@@ -509,6 +474,7 @@ bool qmp_server_stop(qmp_server *server, gint64 patience_us)
     g_ptr_array_unref(server->clients);
     g_queue_clear_full(&server->waiting, (GDestroyNotify)job_free);
     g_queue_clear_full(&server->done, (GDestroyNotify)job_free);
+    g_queue_clear_full(&server->events, g_free);
     close(server->listener);
     close(server->wake);
     g_cond_clear(&server->work);

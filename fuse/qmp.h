@@ -71,6 +71,8 @@ bool qmp_check_arguments(const qmp_parameter *parameters, json_t *arguments,
 char *qmp_greeting(void);
 char *qmp_reply(json_t *value, json_t *id);
 char *qmp_reply_error(const GError *error, json_t *id);
+/* Of now. `data` is taken over. */
+char *qmp_event(const char *name, json_t *data);
 /* {"qemu": {"major", "minor", "micro"}, "package"}: query-version, the greeting. */
 json_t *qmp_version(void);
 
@@ -90,6 +92,12 @@ typedef struct qmp_server qmp_server;
  * server's own: their `run` is NULL. */
 qmp_server *qmp_server_start(const char *path, const qmp_command *commands, size_t n,
                              void *opaque, GError **error);
+/* An event for all clients that have negotiated. From any thread, and waits for nobody. `data` is
+ * an object and taken over. */
+void qmp_server_emit(qmp_server *server, const char *name, json_t *data);
+/* Whether there is anybody to hear of it. */
+bool qmp_server_is_heard(qmp_server *server);
+
 /* Answers that are ready are sent as far as the clients' sockets take them at once. Waits
  * for commands that are running, at most `patience_us`. Removes the
  * socket, and disconnects all clients. False: a command is still running; what it uses has to

@@ -348,6 +348,10 @@ int journal_append(journal *j, const journal_record *record)
     int result = known ? count_again(j, known) : gap_result;
     if (!known && result == 0)
         result = append_new(j, digest, &line);
+    if (known && j->listener) {
+        stamp(j, &line);
+        journal_format_count(known->count, line.text->str + line.count_at);
+    }
     if (result < 0) {
         j->lost++;
         j->lost_error = -result;
@@ -359,8 +363,7 @@ int journal_append(journal *j, const journal_record *record)
             tell(j, &gap);
         journal_line_clear(&gap);
     }
-    if (!known)
-        tell(j, &line);
+    tell(j, &line);
     journal_line_clear(&line);
     return result;
 }

@@ -80,9 +80,9 @@ int journal_reopen(journal *j); /* SIGHUP: the file was moved away */
 /* The whole of the present file's text, a consistent snapshot; g_free it. */
 char *journal_snapshot(journal *j, gsize *ret_length, GError **error);
 
-/* Called for each new record, with its line (no newline), under no lock, in order per
- * thread; also for one that could not be written. Set once, before the journal is used by
- * more than one thread. */
+/* Called for each record, also one that repeats another and has its count then, and one that
+ * could not be written: with its line (no newline), under no lock, in order per thread. Set
+ * once, before the journal is used by more than one thread. */
 typedef void (*journal_listener)(void *opaque, const char *line);
 void journal_set_listener(journal *j, journal_listener listener, void *opaque);
 
