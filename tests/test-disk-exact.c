@@ -57,6 +57,10 @@ static void check_crash(unsigned misses)
 Test(disk_exact, W2_what_is_exact_survives_a_crash)
 {
     check_crash(3);
+}
+
+Test(disk_exact, W2_what_was_added_to_it_survives_a_crash)
+{
     check_crash(4);
 }
 

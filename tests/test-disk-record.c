@@ -1,6 +1,7 @@
 /*
  * test-disk-record.c: what must be in the record, and what is made of it, where another rule
- * would hide that it was not (W2, W4, W5, W7, O5). Nothing is done in the background.
+ * would hide that it was not (W2, W4, W5, W7, O5). Nothing is done in the background, but what
+ * a worker may have done before it was stopped.
  */
 #include "tests/disk-set.h"
 
@@ -29,7 +30,7 @@ static void work(set *s)
 Test(disk_record, W4_one_that_is_recorded_as_failed_is_stale_as_a_whole)
 {
     g_auto(set) s;
-    quiet_init(&s, 3, 2);
+    quiet_init(&s, 4, 2); /* half: nobody copies (O4) */
     disk_rig_fail(s.rig, 1, FAULT_FLUSH, EIO, 0);
     cr_assert_eq(disk_flush(s.disk), 0);
     disk_rig_expect_state(s.rig, 1, REPLICA_FAILED);
@@ -37,16 +38,13 @@ Test(disk_record, W4_one_that_is_recorded_as_failed_is_stale_as_a_whole)
     quiet_open(&s);
     disk_rig_expect_state(s.rig, 1, REPLICA_STALE);
     cr_assert_eq(status_of(&s, 1).stale_bytes, SIZE);
-    work(&s);
-    set_close(&s);
-    disk_rig_check_replicas(s.rig, 7);
 }
 
 /* It was out before: nothing but the mark of each change tells that it missed that one. */
 Test(disk_record, W2_who_was_not_asked_missed_the_change)
 {
     g_auto(set) s;
-    quiet_init(&s, 3, 2);
+    quiet_init(&s, 4, 2);
     fault_add(
         (fault){.chain = disk_chain(s.disk, 1), .kind = FAULT_WRITE, .error = ETIMEDOUT});
     write_model(&s, 0, SECTOR, 1);
@@ -160,7 +158,6 @@ Test(disk_record, W4_a_close_that_could_not_flush_is_as_a_crash)
     disk_rig_corrupt(s.rig, 2, MIB, SECTOR, 1); /* what the cache lost */
     quiet_open(&s);
     cr_assert(!state_was_clean(s.disk->store));
-    cr_assert_eq(state_unreconciled_bytes(s.disk->store), SIZE);
     work(&s);
     cr_assert_eq(disk_rig_count(s.rig, "reconcile", "reconcile"), 1);
     set_close(&s);
