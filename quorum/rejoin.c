@@ -411,7 +411,9 @@ bool disk_rejoin_stop(disk *d)
     bool all = ended(d);
     g_mutex_unlock(&d->rejoin_lock);
     for (unsigned i = 0; i < d->n && all; i++) {
+        g_mutex_lock(&d->rejoin_lock); /* the worker still runs, and may look at it */
         rejoin *r = g_steal_pointer(&d->replicas[i].rejoin);
+        g_mutex_unlock(&d->rejoin_lock);
         if (!r)
             continue;
         g_thread_join(r->thread);
