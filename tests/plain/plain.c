@@ -16,12 +16,13 @@ enum { STATUS_PASSED = 0, STATUS_FAILED = 1, STATUS_SKIPPED = 77 };
 static plain_test *first, **last = &first;
 static const char *filter = "*";
 
-/* Libraries that were not built for ThreadSanitizer (GLib, jansson) call functions that it
+/* Tests fork processes that crash; the threads that a child lacks it makes anew (spare-pool.c).
+ * Libraries that were not built for ThreadSanitizer (GLib, jansson) call functions that it
  * intercepts; without knowing their locks it would see races in them. */
 const char *__tsan_default_options(void);
 const char *__tsan_default_options(void)
 {
-    return "ignore_noninstrumented_modules=1";
+    return "ignore_noninstrumented_modules=1:die_after_fork=0";
 }
 
 void plain_register(plain_test *test)
