@@ -148,8 +148,8 @@ int state_end_session(state *s, const identity *identities);
 int state_set_marks(state *s, const qcow2_mark *marks);
 /* The mark of replica i for the present session. */
 void state_get_mark(state *s, unsigned i, bool clean, qcow2_mark *ret_mark);
-/* What is recorded of replica i, before state_begin_session; `record` is where the identity
- * is put. */
+/* What is recorded of replica i; `clean` is what it was when this was opened. `record` is where
+ * the identity is put. */
 void state_get_generation(state *s, unsigned i, state_replica *record,
                           generation_record *ret);
 
