@@ -28,7 +28,7 @@
 #define SECTORS (5u * 1024 + 3)
 #define SIZE    ((uint64_t)SECTORS * SECTOR)
 #define THREADS 3u
-#define ROUNDS  48u
+#define ROUNDS  24u
 #define STEPS   120u
 #define REFUSED 2 /* exit status: nobody may copy (O4), and too few are left */
 
