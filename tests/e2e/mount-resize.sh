@@ -70,8 +70,11 @@ if mkdir -p small && mount -t tmpfs -o size=3M none small 2>/dev/null; then
     check "shrink" truncate -s 32M mnt/disk.img
     check "unmount" qumount mnt
     mount -o remount,size=80M small
-    exits "sizes differ now" 32 qmount mnt a.qcow2 b.qcow2 small/c.qcow2
-    qemu-img resize -q --shrink small/c.qcow2 32M
+    # If it came back before the last resize, it followed.
+    if [ "$(qemu-img info --output json small/c.qcow2 | jq '."virtual-size"')" != $((32 << 20)) ]; then
+        exits "sizes differ now" 32 qmount mnt a.qcow2 b.qcow2 small/c.qcow2
+        qemu-img resize -q --shrink small/c.qcow2 32M
+    fi
     qmount mnt a.qcow2 b.qcow2 small/c.qcow2 || not_ok "mount with equal sizes"
     check "it is filled" wait_for sh -c \
         '[ "$("$1" status --json mnt | jq -r ".disks[0].state")" = healthy ]' sh "$QUORUMFS"
