@@ -30,6 +30,7 @@ int cmd_verify(int argc, char **argv);
 int cmd_repair(int argc, char **argv);
 int cmd_scrub(int argc, char **argv);
 int cmd_resync(int argc, char **argv);
+int cmd_replica(int argc, char **argv);
 /* The form of mount(8): SPEC DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]. */
 int cmd_mount_helper(int argc, char **argv);
 

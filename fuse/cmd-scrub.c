@@ -3,10 +3,9 @@
  * daemon does the work; these begin it, and with --wait they look at its status until it is
  * done. Who interrupts them (SIGINT, SIGTERM) stops only the looking.
  */
-#include "fuse/cli.h"
 #include "fuse/config-internal.h"
-#include "fuse/control.h"
 #include "fuse/interrupt.h"
+#include "fuse/live.h"
 #include "fuse/progress.h"
 #include "quorum/repair.h"
 #include <inttypes.h>
@@ -16,73 +15,6 @@
 
 #define EXIT_READ_ERRORS 4
 #define EXIT_INTERRUPTED 130
-
-typedef struct live_disk {
-    cli_mount mount;
-    const char *mountpoint, *name;
-    const char *socket; /* the mount's status owns it */
-} live_disk;
-
-static bool live_find(live_disk *l, const char *mountpoint, const char *name)
-{
-    *l = (live_disk){.mountpoint = mountpoint, .name = name};
-    if (!cli_mount_find_live(mountpoint, &l->mount))
-        return false;
-    const json_t *row = cli_mount_disk(&l->mount, name);
-    l->socket = json_string_value(json_object_get(l->mount.status, "socket"));
-    if (row && !l->socket)
-        cli_error("%s: the status names no control socket", mountpoint);
-    if (row && l->socket)
-        return true;
-    cli_mount_clear(&l->mount);
-    return false;
-}
-
-/* Takes `arguments` over. */
-static bool live_call(const live_disk *l, const char *verb, json_t *arguments,
-                      json_t **ret_answer)
-{
-    g_autoptr(GError) error = NULL;
-    bool done = control_call(l->socket, verb, arguments, ret_answer, &error);
-    if (!done)
-        cli_error("%s: %s", l->mountpoint, error->message);
-    json_decref(arguments);
-    return done;
-}
-
-static bool live_begin(const live_disk *l, const char *verb, json_t *arguments)
-{
-    json_t *answer = NULL;
-    bool begun = live_call(l, verb, arguments, &answer);
-    json_decref(answer);
-    return begun;
-}
-
-static json_t *find_row(json_t *rows, const char *key, const char *value)
-{
-    size_t i;
-    json_t *row;
-    json_array_foreach(rows, i, row)
-    {
-        if (g_strcmp0(json_string_value(json_object_get(row, key)), value) == 0)
-            return row;
-    }
-    return NULL;
-}
-
-/* The disk's row of the status as it is now; a new reference, NULL after an error line. */
-static json_t *live_status(const live_disk *l)
-{
-    json_t *status = NULL;
-    if (!live_call(l, "quorumfs-status", json_object(), &status))
-        return NULL;
-    json_t *row = find_row(json_object_get(status, "disks"), "name", l->name);
-    json_incref(row);
-    json_decref(status);
-    if (!row)
-        cli_error("%s: no disk '%s'", l->mountpoint, l->name);
-    return row;
-}
 
 static const char *text_of(const json_t *row, const char *key)
 {
@@ -104,7 +36,7 @@ static json_t *await_job(const live_disk *l, const char *type, progress *p,
     for (;;) {
         json_t *disk_row = interrupt_signal ? NULL : live_status(l);
         *ret_disk = disk_row;
-        json_t *job = find_row(json_object_get(disk_row, "jobs"), "type", type);
+        json_t *job = live_row(json_object_get(disk_row, "jobs"), "type", type);
         if (!job || strcmp(text_of(job, "status"), "running") != 0) {
             progress_hide(p);
             return json_incref(job);
@@ -214,7 +146,7 @@ int cli_scrub(const char *mountpoint, const char *name, const cli_scrub_options 
             printf("%s: the scrub has begun (quorumfs status tells how far it is)\n",
                    name);
     }
-    cli_mount_clear(&l.mount);
+    live_clear(&l);
     return code;
 }
 
@@ -310,6 +242,6 @@ int cmd_resync(int argc, char **argv)
         interrupt_catch();
     if (live_begin(&l, "quorumfs-resync", json_pack("{s:s}", "disk", l.name)))
         code = wait ? resync_wait(&l, lines) : CLI_OK;
-    cli_mount_clear(&l.mount);
+    live_clear(&l);
     return code;
 }

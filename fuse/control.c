@@ -130,6 +130,69 @@ static json_t *run_resync(void *opaque, json_t *arguments, GError **error)
     return d ? answer(d, disk_resync(d), "a resync", error) : NULL;
 }
 
+/* ---- Replicas ------------------------------------------------------------------------ */
+
+static bool find_replica(disk *d, const char *name, unsigned *ret_index, GError **error)
+{
+    for (unsigned i = 0; i < disk_replica_count(d); i++) {
+        replica_status status;
+        disk_replica_status(d, i, &status);
+        *ret_index = i;
+        if (strcmp(status.name, name) == 0)
+            return true;
+    }
+    g_set_error(error, QMP_ERROR, QMP_ERROR_GENERIC, "Disk '%s' has no replica '%s'",
+                disk_name(d), name);
+    return false;
+}
+
+/* An empty answer, or the error with the replica's name. */
+static json_t *replica_answer(bool done, const char *name, GError **why, GError **error)
+{
+    if (done)
+        return json_object();
+    g_set_error(
+        error, QMP_ERROR, QMP_ERROR_GENERIC, "%s%s%s%s",
+        g_str_has_prefix((*why)->message, "replica '") ? "" : "replica '",
+        g_str_has_prefix((*why)->message, "replica '") ? "" : name,
+        g_str_has_prefix((*why)->message, "replica '") ? "" : "': ", (*why)->message);
+    g_clear_error(why);
+    return NULL;
+}
+
+static json_t *run_replica_remove(void *opaque, json_t *arguments, GError **error)
+{
+    const char *name = json_string_value(json_object_get(arguments, "replica"));
+    GError *why = NULL;
+    unsigned i;
+    disk *d = named_disk(opaque, arguments, error);
+    if (!d || !find_replica(d, name, &i, error))
+        return NULL;
+    return replica_answer(disk_remove_replica(d, i, &why), name, &why, error);
+}
+
+static json_t *run_replica_put(void *opaque, json_t *arguments, GError **error)
+{
+    const char *name = json_string_value(json_object_get(arguments, "replica"));
+    const char *word = json_string_value(json_object_get(arguments, "image"));
+    GError *why = NULL;
+    unsigned i;
+    disk *d = named_disk(opaque, arguments, error);
+    if (!d || !find_replica(d, name, &i, error))
+        return NULL;
+    replica_options *options = config_parse_image(word, NULL, &why);
+    bool done = false;
+    if (options) {
+        g_free(options->name);
+        options->name = g_strdup(name);
+        done = disk_put_replica(d, i, options, &why);
+    }
+    replica_options_free(options);
+    return replica_answer(done, name, &why, error);
+}
+
+/* ---- The table ----------------------------------------------------------------------- */
+
 static const qmp_parameter capabilities_parameters[] = {
     {"enable", QMP_ARRAY, true},
     {0},
@@ -145,6 +208,17 @@ static const qmp_parameter scrub_parameters[] = {
     {"disk", QMP_STRING, false},
     {"repair", QMP_BOOL, true},
     {"speed", QMP_UINT, true},
+    {0},
+};
+static const qmp_parameter replica_parameters[] = {
+    {"disk", QMP_STRING, false},
+    {"replica", QMP_STRING, false},
+    {0},
+};
+static const qmp_parameter put_parameters[] = {
+    {"disk", QMP_STRING, false},
+    {"replica", QMP_STRING, false},
+    {"image", QMP_STRING, false},
     {0},
 };
 static const qmp_parameter disk_parameters[] = {
@@ -167,6 +241,14 @@ static const qmp_command commands[] = {
      .parameters = disk_parameters,
      .run = run_scrub_cancel},
     {.name = "quorumfs-resync", .parameters = disk_parameters, .run = run_resync},
+    {.name = "quorumfs-replica-remove",
+     .parameters = replica_parameters,
+     .slow = true,
+     .run = run_replica_remove},
+    {.name = "quorumfs-replica-put",
+     .parameters = put_parameters,
+     .slow = true,
+     .run = run_replica_put},
 };
 
 control *control_start(const daemon_context *daemon, void (*on_quit)(void *opaque),

@@ -18,6 +18,7 @@ static const char overview[] =
     "  explain IMAGE...|CONFIG OFFSET[+LENGTH]  the same, offline\n"
     "  scrub [OPTIONS] MOUNTPOINT DISK          compares all of a disk in use, repairs\n"
     "  resync [--wait] MOUNTPOINT DISK          stale replicas are filled now\n"
+    "  replica add|remove|replace ...           replicas of a disk in use\n"
     "  verify [OPTIONS] IMAGE...|CONFIG         offline vote over whole images\n"
     "  repair [OPTIONS] IMAGE...|CONFIG         the same, and repairs what differs\n"
     "  repair [--wait] MOUNTPOINT DISK          as scrub --repair\n"
@@ -178,15 +179,25 @@ static const char repair_text[] =
     "cannot be opened, or something not be repaired or undone; 64 usage; 130 "
     "interrupted.\n";
 
+static const char replica_text[] =
+    "usage: quorumfs replica remove MOUNTPOINT DISK REPLICA\n"
+    "       quorumfs replica add [--format FMT] MOUNTPOINT DISK REPLICA IMAGE\n"
+    "       quorumfs replica replace [--format FMT] MOUNTPOINT DISK REPLICA IMAGE\n"
+    "\n"
+    "Takes a replica out of a disk in use, as long as the others are enough; puts an\n"
+    "image of the disk's size in the place of one that was removed, whatever it holds:\n"
+    "it is filled from the others; or both. The configuration is yours to change.\n"
+    "Exit: 0; 1 usage; 2 it could not be done.\n";
+
 bool help_print(FILE *out, const char *command)
 {
     static const struct {
         const char *command, *text;
     } texts[] = {
-        {"mount", mount_text},   {"umount", umount_text}, {"status", status_text},
-        {"events", events_text}, {"info", info_text},     {"explain", explain_text},
-        {"verify", verify_text}, {"scrub", scrub_text},   {"resync", resync_text},
-        {"repair", repair_text}, {"help", overview},
+        {"mount", mount_text},   {"umount", umount_text},   {"status", status_text},
+        {"events", events_text}, {"info", info_text},       {"explain", explain_text},
+        {"verify", verify_text}, {"scrub", scrub_text},     {"resync", resync_text},
+        {"repair", repair_text}, {"replica", replica_text}, {"help", overview},
     };
     if (!command)
         return fputs(overview, out) >= 0;

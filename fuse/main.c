@@ -27,7 +27,7 @@ static const command commands[] = {
     {"repair", cmd_repair, CLI_VERIFY_USAGE},
     {"scrub", cmd_scrub, CLI_VERIFY_USAGE},
     {"resync", cmd_resync, CLI_VERIFY_USAGE},
-    {"replica", NULL, CLI_USAGE},
+    {"replica", cmd_replica, CLI_USAGE},
     {"job", NULL, CLI_USAGE},
     {"import-libvirt", NULL, CLI_USAGE},
     {"export-libvirt", NULL, CLI_USAGE},
