@@ -12,6 +12,7 @@
  * should not be told that the image is in use.
  */
 #include "formats/path.h"
+#include "formats/spare.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -76,9 +77,15 @@ static int lock_permissions(int fd, unsigned held, unsigned unshared)
     return error;
 }
 
+static int make_unlock(const spare_call *call)
+{
+    return lock_set(call->fd, F_UNLCK, PERM_BASE, SHARED_BASE + PERM_COUNT - PERM_BASE);
+}
+
+/* Takes the thread's timeout at most: a server may keep the locks. */
 void path_unlock(int fd)
 {
-    lock_set(fd, F_UNLCK, PERM_BASE, SHARED_BASE + PERM_COUNT - PERM_BASE);
+    spare_make(&(spare_call){.make = make_unlock, .fd = fd});
 }
 
 bool path_lock(int fd, bool writable, const char *filename, GError **error)

@@ -1,7 +1,7 @@
 /*
- * spare.h: calls that may never return, made on threads that can be spared. For uring.c and
- * file.c only; what all of it means is told in uring.h, which also declares io_abandoned and
- * io_free_later.
+ * spare.h: calls that may never return, made on threads that can be spared. For uring.c,
+ * file.c and lock.c only; what all of it means is told in uring.h, which also declares
+ * io_abandoned and io_free_later.
  */
 #ifndef FORMATS_SPARE_H
 #define FORMATS_SPARE_H

@@ -13,14 +13,15 @@
  * answers, and until then
  * - its spare thread and its memory remain. The memory is a copy of the caller's, so that
  *   the caller's is free for other uses at once, unless the caller lends it;
- * - it counts in io_abandoned. The descriptor must not be closed, as another file might get
- *   its number: something not yet begun would go there;
+ * - it counts in io_abandoned. Descriptors are closed by file_close, which keeps the number
+ *   until then: what is not yet begun would go to whatever file got it next;
  * - what else would wait for that descriptor is -ETIMEDOUT at once, where there is a
  *   timeout. So threads that wait for one another's locks wait one timeout, not one each.
  * A thread that abandoned something may end, and be joined, at any time. So may the process,
- * for all that this process does (_exit and exit wait for nothing here); but the kernel keeps
- * a process around whose call it cannot interrupt (FUSE: one that the server has read; NFS
- * and fuse servers that have read nothing are killable), with its descriptors and their locks.
+ * for all that this process does (exit and _exit wait for nothing here); but the kernel keeps
+ * it, a zombie with its descriptors and their locks, until calls have returned that it cannot
+ * interrupt. Measured on FUSE: a request that the server has read, and the one that closing
+ * sends when a process ends. Aborting the connection (umount -f) ends them.
  *
  * Not covered: what a local file system does on the caller's thread before it knows that it
  * would have to wait (ext4 may look up where a block is), and opening.
