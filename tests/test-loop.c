@@ -96,7 +96,7 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 #define WRITES 8
 
 /* Each write is abandoned; the memory it came in is kept. */
-static bool abandoning;
+static atomic_bool abandoning;
 static _Thread_local bool abandoned;
 static void *kept[WRITES];
 static const char *written[WRITES];
