@@ -62,7 +62,9 @@ static int open_new(const char *path, const char *fresh)
         return -EEXIST;
     int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     int fd = open(fresh, flags, 0600);
-    return fd < 0 ? -errno : fd;
+    if (fd < 0)
+        return -errno;
+    return fd;
 }
 
 /* A file system that cannot is no reason to do without. */

@@ -138,7 +138,9 @@ Test(control, version_and_commands)
                      "{\"name\":\"quorumfs-status\"},"
                      "{\"name\":\"quorumfs-explain\"},{\"name\":\"quorumfs-scrub\"},"
                      "{\"name\":\"quorumfs-scrub-cancel\"},"
-                     "{\"name\":\"quorumfs-resync\"}]");
+                     "{\"name\":\"quorumfs-resync\"},"
+                     "{\"name\":\"quorumfs-replica-remove\"},"
+                     "{\"name\":\"quorumfs-replica-put\"}]");
     json_decref(commands);
     rig_free(r);
 }

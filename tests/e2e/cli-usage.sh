@@ -65,7 +65,7 @@ wrong 64 "a mount point and a disk are needed" resync mnt
 wrong 2 "not a mount point" resync mnt disk
 wrong 64 "unknown option" verify --frob a.raw
 
-for word in replica job import-libvirt export-libvirt doctor; do
+for word in job import-libvirt export-libvirt doctor; do
     wrong 1 "$word is not available in this version" $word mnt disk
 done
 wrong 64 "no image given" repair
