@@ -101,6 +101,25 @@ static void move(disk *d, unsigned i, replica_event event, disk_outcome *outcome
     outcome->moved |= UINT64_C(1) << i;
 }
 
+/* What those who have gone out took and may lose: all that was written to since all replicas
+ * were flushed together (W5). That is missed if the others go on without them; if they cannot,
+ * nobody knows who has what, as after a crash (rejoin.c). state_lock is held. */
+static void note_unflushed(disk *d, const disk_outcome *outcome)
+{
+    uint64_t out = outcome->moved & ~disk_takers(d), offset, length;
+    if (out == 0 || !d->session)
+        return;
+    if (!disk_quorum_everywhere(d, disk_takers(d), 0, MAX(1, atomic_load(&d->size)))) {
+        d->outage = true;
+        return;
+    }
+    for (uint64_t at = 0; state_next_dirty(d->store, at, &offset, &length);
+         at = offset + length)
+        for (unsigned i = 0; i < d->n; i++)
+            if (disk_has_bit(out, i))
+                rangeset_add(&d->replicas[i].missed, offset, length);
+}
+
 static uint64_t change_failed(const disk *d, const disk_change *change)
 {
     uint64_t failed = 0;
@@ -180,6 +199,7 @@ static int decide(disk *d, const disk_change *change, uint64_t failed,
             ret_outcome->missed |= UINT64_C(1) << i;
         }
     }
+    note_unflushed(d, ret_outcome);
     d->unrecorded |= ret_outcome->moved;
     if (failed != 0 && failed != change->asked)
         rangeset_add(&d->differing, change->offset, change->length);
@@ -292,6 +312,7 @@ void disk_lose(disk *d, unsigned i, const char *op, int error)
     nothing.results[i] = error;
     g_mutex_lock(&d->state_lock);
     move(d, i, REPLICA_EVENT_GONE, &outcome);
+    note_unflushed(d, &outcome);
     d->unrecorded |= outcome.moved;
     g_mutex_unlock(&d->state_lock);
     if (outcome.moved == 0)

@@ -147,6 +147,10 @@ struct disk {
     uint64_t resync_peak;    /* under state_lock: see disk_get_resync_status */
     scrub *scrub;
 
+    bool outage; /* under state_lock: too few were left, and nobody has come back since */
+    _Atomic gint64
+        decide_after_us; /* until then what has no quorum waits for who is out */
+
     GRWLock attach_lock; /* innermost */
     GMutex rejoin_lock;  /* before state_lock */
     GCond rejoin_wake;
@@ -349,6 +353,8 @@ void disk_state_close(disk *d, bool flushed);
 /* disk-reconcile.c: the region in which `offset` lies. No lock is held. */
 int disk_reconcile_region(disk *d, uint64_t offset);
 /* The first one at or after `offset`; false: none. */
+/* Somebody is out who may come back, and what lacks a quorum is to be decided: not at once. */
+void disk_wait_for_all(disk *d);
 bool disk_next_unreconciled(disk *d, uint64_t offset, uint64_t *ret_offset);
 
 /* resync.c: copies some of what a replica missed. False: there is nothing to do now. */

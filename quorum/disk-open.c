@@ -519,6 +519,8 @@ disk *disk_open(const disk_options *options, journal *records, GError **error)
         disk_resize_resume(d, error) && begin_repairing(d, options, error)) {
         if (!d->writable)
             disk_state_end(d);
+        if (disk_members(d) & ~disk_takers(d))
+            disk_wait_for_all(d);
         if (!d->offline)
             disk_worker_start(d);
         for (unsigned i = 0; i < d->n; i++)

@@ -2,7 +2,7 @@
  * disk-reconcile.c: regions that were being written to when the last session ended without a
  * close (W6). Before anything of such a region is served, all replicas that vote there are
  * made equal: a sector with a quorum keeps it, one without takes what the first replica that
- * could be read holds. What was decided is in the journal, on stable storage before a byte is
+ * could be read holds; but while somebody is out, for a while yet nothing (rejoin.c). What was decided is in the journal, on stable storage before a byte is
  * overwritten: once all are equal nothing else tells of it.
  *
  * A region is done by whoever touches it first, a request or the worker, under an exclusive
@@ -12,6 +12,26 @@
 #include "quorum/disk-internal.h"
 #include <errno.h>
 #include <string.h>
+
+/* How long those who are out are waited for, where there is no quorum without them. */
+#define OUTAGE_US (30 * G_USEC_PER_SEC)
+
+void disk_wait_for_all(disk *d)
+{
+    atomic_store(&d->decide_after_us, g_get_monotonic_time() + OUTAGE_US);
+}
+
+/* Whether what has no quorum here may have one when all are back. */
+static bool is_too_early(disk *d, const disk_verdict *verdict)
+{
+    bool all = (disk_members(d) & ~disk_takers(d)) == 0;
+    if (all || g_get_monotonic_time() >= atomic_load(&d->decide_after_us))
+        return false;
+    for (unsigned k = 0; k < verdict->ranges->len; k++)
+        if (!g_array_index(verdict->ranges, vote_range, k).winners)
+            return true;
+    return false;
+}
 
 /* What no version won: the first that was read. Returns its index, or n. */
 static unsigned first_read(const disk *d, const disk_reading *reading, size_t at)
@@ -62,6 +82,26 @@ static int spread(disk *d, const disk_reading *reading, const uint8_t *out)
     return disk_change_finish(d, &change);
 }
 
+/* Journals what is decided, and makes all equal. `out` holds the winners. */
+static int decide(disk *d, const disk_reading *reading, const disk_verdict *verdict,
+                  uint8_t *out)
+{
+    if (is_too_early(d, verdict))
+        return -EIO;
+    for (unsigned k = 0; k < verdict->ranges->len; k++) {
+        const vote_range *range = &g_array_index(verdict->ranges, vote_range, k);
+        if (!range->winners)
+            take_first(d, reading, range, out);
+        disk_report_range(d, reading, range, JOURNAL_RECONCILE, "reconcile",
+                          range->winners     ? "the majority's bytes were kept"
+                          : !range->n_groups ? "no replica could be read"
+                                             : "the first replica's bytes were taken");
+    }
+    if (d->journal)
+        journal_sync(d->journal);
+    return spread(d, reading, out);
+}
+
 static int reconcile_piece(disk *d, uint64_t offset, uint64_t end, uint64_t *ret_end)
 {
     uint64_t voters = disk_voter_run(d, offset, end, ret_end);
@@ -75,18 +115,7 @@ static int reconcile_piece(disk *d, uint64_t offset, uint64_t end, uint64_t *ret
     disk_recover(d, &reading);
     disk_vote(d, &reading, out, &verdict);
     disk_lose_all(d, &reading, "reconcile");
-    for (unsigned k = 0; k < verdict.ranges->len; k++) {
-        const vote_range *range = &g_array_index(verdict.ranges, vote_range, k);
-        if (!range->winners)
-            take_first(d, &reading, range, out);
-        disk_report_range(d, &reading, range, JOURNAL_RECONCILE, "reconcile",
-                          range->winners     ? "the majority's bytes were kept"
-                          : !range->n_groups ? "no replica could be read"
-                                             : "the first replica's bytes were taken");
-    }
-    if (d->journal)
-        journal_sync(d->journal);
-    int r = spread(d, &reading, out);
+    int r = decide(d, &reading, &verdict, out);
     disk_verdict_clear(&verdict);
     disk_reading_clear(&reading);
     return r;

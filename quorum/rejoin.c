@@ -16,11 +16,15 @@
  * What it missed: the changes that it was not asked for or did not take, which were noted one
  * by one, and what it took and may have lost: whatever was written since all replicas were
  * flushed together lies in regions whose intent bit is set, as no bit is cleared while a
- * replica is out (W5). Another file than the one that was opened has missed everything.
+ * replica is out (W5). These were noted when it went out, if the others could go on without
+ * it. Another file than the one that was opened has missed everything.
  *
- * Where the others have no quorum without it there is nobody to copy from. What was written
- * since the last flush is then in the state that a crash leaves, and is treated as after one
- * (W6): the regions with an intent bit are reconciled before they are served again.
+ * If they could not, that was an outage: what was written since the last flush is in the state
+ * that a crash leaves, and is treated as after one (W6): the regions with an intent bit are
+ * reconciled before they are served again, and all who were in until the outage vote there, if
+ * they come back before that. So what has no quorum is not decided as soon as there are enough
+ * replicas to decide it, but OUTAGE_US later: somebody who is still out may hold what was
+ * flushed, and the first who came back may have rotted.
  *
  * A disk that is written to but remembers nothing (no session) cannot tell what was missed:
  * there a replica stays out.
@@ -168,25 +172,40 @@ static bool fits(disk *d, unsigned i, chain *c, bool other, GError **error)
     return r == 0;
 }
 
-/* Notes what it missed, or that all of the disk that was written to is to be reconciled. */
+/* Of a dirty range, what is not still to be reconciled: it was served since, and written to. */
+static void note_served(disk *d, disk_replica *replica, uint64_t offset, uint64_t length)
+{
+    uint64_t end = offset + length, at, run;
+    while (offset < end && state_next_unreconciled(d->store, offset, &at, &run) &&
+           at < end) {
+        rangeset_add(&replica->missed, offset, at - offset);
+        offset = at + run;
+    }
+    if (offset < end)
+        rangeset_add(&replica->missed, offset, end - offset);
+}
+
+/* Under a lock of the whole disk. */
 static void note_missed(disk *d, unsigned i, bool other)
 {
     disk_replica *replica = &d->replicas[i];
     uint64_t size = disk_size(d), offset, length;
     g_mutex_lock(&d->state_lock);
-    bool quorum = disk_quorum_everywhere(d, disk_takers(d), 0, MAX(1, size));
+    if (d->session && d->outage) {
+        state_unreconcile(d->store);
+        disk_wait_for_all(d);
+        d->outage = false;
+    }
     if (other)
         rangeset_add(&replica->missed, 0, size);
     /* What was copied to it and not flushed may be lost as well. */
     rangeset_add_part(&replica->missed, &replica->copied, 0, size);
     rangeset_clear(&replica->copied);
-    for (uint64_t at = 0; d->session && quorum && !other &&
-                          state_next_dirty(d->store, at, &offset, &length);
+    for (uint64_t at = 0;
+         d->session && !other && state_next_dirty(d->store, at, &offset, &length);
          at = offset + length)
-        rangeset_add(&replica->missed, offset, length);
+        note_served(d, replica, offset, length);
     g_mutex_unlock(&d->state_lock);
-    if (d->session && !quorum)
-        state_unreconcile(d->store);
 }
 
 /* Durable, before it votes anywhere. */

@@ -205,23 +205,81 @@ Test(disk_rejoin, W5_what_was_flushed_long_ago_is_trusted)
     expect_healthy(&s);
 }
 
-/* Half of a write that nobody acknowledged is on each of two that hang: W6 decides. */
-Test(disk_rejoin, W6_without_a_quorum_it_is_as_after_a_crash)
+/* A write that a took and nobody acknowledged; b is back, c is not. */
+static void outage_init(set *s)
+{
+    set_init(s, 3, 2);
+    write_model(s, 2 * MIB, 4096, 3);
+    hang(s, 1);
+    hang(s, 2);
+    cr_assert_eq(write_byte(s, 0, 512, 9), -EIO);
+    cr_assert_str_eq(disk_state_name(s->rig->disk), "failed");
+    must_return(s, 1);
+    expect_state(s, 1, REPLICA_IN_SYNC);
+}
+
+Test(disk_rejoin, W6_after_an_outage_all_are_waited_for)
+{
+    g_auto(set) s;
+    outage_init(&s);
+    cr_assert_eq(disk_rig_read(s.rig, 0, 4096), -EIO);
+    cr_assert_eq(disk_rig_count(s.rig, "reconcile", "reconcile"), 0);
+    must_return(&s, 2);
+    expect_state(&s, 2, REPLICA_IN_SYNC);
+    disk_rig_check_read(s.rig, 0, 4096); /* two hold the old bytes */
+    cr_assert_eq(disk_rig_count(s.rig, "reconcile", "reconcile"), 1);
+    expect_healthy(&s);
+}
+
+Test(disk_rejoin, W6_after_an_outage_nobody_is_waited_for_for_ever)
+{
+    g_auto(set) s;
+    outage_init(&s);
+    atomic_store(&s.rig->disk->decide_after_us, 0);
+    memset(s.rig->model, 9, 512); /* a is listed first */
+    disk_rig_check_read(s.rig, 0, 4096);
+    must_return(&s, 2);
+    expect_state(&s, 2, REPLICA_STALE);
+    expect_healthy(&s);
+}
+
+/* a rotted, and is among the first two who are back: c has what was flushed, too. */
+Test(disk_rejoin, W6_what_was_flushed_outlives_an_outage_and_rot)
 {
     g_auto(set) s;
     set_init(&s, 3, 2);
-    write_model(&s, 2 * MIB, 4096, 3);
-    hang(&s, 1);
-    hang(&s, 2);
-    cr_assert_eq(write_byte(&s, 0, 512, 9), -EIO);
-    cr_assert_str_eq(disk_state_name(s.rig->disk), "failed");
+    write_model(&s, 0, 4096, 3);
+    cr_assert_eq(disk_flush(s.rig->disk), 0);
+    disk_rig_corrupt(s.rig, 0, 0, 512, 0xff);
+    for (unsigned i = 0; i < 3; i++)
+        hang(&s, i);
+    cr_assert_eq(disk_rig_read(s.rig, MIB, 4096), -EIO);
+    must_return(&s, 0);
     must_return(&s, 1);
-    expect_state(&s, 1, REPLICA_IN_SYNC);
-    memset(s.rig->model, 9, 512); /* a took it, and is listed first */
+    cr_assert_eq(disk_rig_read(s.rig, 0, 512), -EIO);
+    must_return(&s, 2);
     disk_rig_check_read(s.rig, 0, 4096);
-    cr_assert_eq(disk_rig_count(s.rig, "reconcile", "reconcile"), 1);
+    expect_healthy(&s);
+}
+
+/* c went out while the others went on, and lost what it had not flushed. */
+Test(disk_rejoin, W4_who_went_out_before_an_outage_is_stale_after_it)
+{
+    g_auto(set) s;
+    set_init(&s, 3, 2);
+    write_model(&s, 0, 4096, 3);
+    hang(&s, 2);
+    disk_rig_check_read(s.rig, MIB, 4096);
+    cr_assert_eq(disk_flush(s.rig->disk), 0);
+    disk_rig_corrupt(s.rig, 2, 0, 4096, 0xff);
+    hang(&s, 1);
+    cr_assert_eq(disk_rig_read(s.rig, 0, 4096), -EIO);
     must_return(&s, 2);
     expect_state(&s, 2, REPLICA_STALE);
+    cr_assert_eq(disk_rig_read(s.rig, 0, 4096), -EIO);
+    must_return(&s, 1);
+    expect_state(&s, 1, REPLICA_IN_SYNC);
+    disk_rig_check_read(s.rig, 0, 4096);
     expect_healthy(&s);
 }
 
