@@ -273,7 +273,7 @@ Test(disk_degraded, O5_a_new_record_trusts_copies_of_the_good_replica)
 {
     g_auto(set) s;
     make_quorum_missing(&s);
-    expect_refused(&s, "state-dir= of a new directory");
+    expect_refused(&s, "quorumfs repair --from REPLICA");
     g_autofree char *dir = support_path("state");
     support_run("cp %s %s; cp %s %s; rm -r %s", s.rig->paths[0], s.rig->paths[1],
                 s.rig->paths[0], s.rig->paths[2], dir);

@@ -243,13 +243,13 @@ static bool run_once(const qcow2_rig *model, const mode *m, unsigned at,
 }
 
 static const mode modes[] = {
-    {"full once", {CRASH_CHANGES, 0, ENOSPC, false, 0}},
-    {"full", {CRASH_CHANGES, 0, ENOSPC, true, 0}},
-    {"broken once", {CRASH_CHANGES, 0, EIO, false, 1234567}},
-    {"broken", {CRASH_CHANGES, 0, EIO, true, 1234567}},
-    {"sync", {CRASH_SYNC, 0, EIO, false, 0}},
-    {"read once", {CRASH_READ, 0, EIO, false, 0}},
-    {"no holes", {CRASH_PUNCH, 0, ENOTSUP, true, 0}},
+    {"full once", {.kinds = CRASH_CHANGES, .error = ENOSPC}},
+    {"full", {.kinds = CRASH_CHANGES, .error = ENOSPC, .for_ever = true}},
+    {"broken once", {.kinds = CRASH_CHANGES, .error = EIO, .tear = 1234567}},
+    {"broken", {.kinds = CRASH_CHANGES, .error = EIO, .for_ever = true, .tear = 1234567}},
+    {"sync", {.kinds = CRASH_SYNC, .error = EIO}},
+    {"read once", {.kinds = CRASH_READ, .error = EIO}},
+    {"no holes", {.kinds = CRASH_PUNCH, .error = ENOTSUP, .for_ever = true}},
 };
 
 static void fail_variant(const qcow2_variant *v, const mode *m, uint64_t printed_seed)
