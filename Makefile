@@ -203,7 +203,7 @@ SOURCES    := $(wildcard formats/*.[ch] quorum/*.[ch] fuse/*.[ch] tests/*.[ch] b
 format:
 	clang-format -i $(SOURCES)
 check-format:
-	clang-format --dry-run -Werror $(SOURCES)
+	@clang-format --dry-run -Werror $(SOURCES)
 # readdir: each stream has one user, and the other function is obsolete.
 check-cppcheck:
 	cppcheck -q --std=c11 --error-exitcode=1 --inline-suppr -I. \

@@ -201,7 +201,6 @@ Test(disk_noted, O4_it_is_refused_where_nothing_can_be_written)
 /* The decoder that checks one reader by another does not write. */
 Test(disk_noted, O4_it_is_refused_where_a_replica_cannot_be_written)
 {
-    g_autoptr(disk_rig) rig = disk_rig_new(3, 0, MIB);
     g_autoptr(GError) error = NULL;
     for (unsigned i = 0; i < 3; i++)
         support_run("qemu-img create -q -f qcow2 both%u.qcow2 1M", i);

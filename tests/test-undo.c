@@ -191,6 +191,7 @@ Test(undo, nothing_is_replaced)
     size_t length;
     g_autofree uint8_t *kept = support_load(path, &length);
     cr_assert_eq(length, 4);
+    cr_assert_eq(memcmp(kept, "mine", 4), 0);
 }
 
 /* ---- Crashes ------------------------------------------------------------------------------ */
