@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PORT_DEFAULT    "10809"
 #define EXPORT_NAME_MAX 4096u
 
 typedef struct scheme {
@@ -163,7 +162,7 @@ static bool split(const char *uri, nbd_address *a, char **ret_scheme, char **ret
     if (fragment || parameters)
         return refuse(error, a->shown, "a '%c' in it (write it as %%%02X)",
                       fragment ? '#' : ';', fragment ? '#' : ';');
-    a->port = port > 0 ? g_strdup_printf("%d", port) : g_strdup(PORT_DEFAULT);
+    a->port = port > 0 ? g_strdup_printf("%d", port) : g_strdup(NBD_PORT_DEFAULT);
     a->export_name = g_strdup(path[0] == '/' ? path + 1 : path);
     if (strlen(a->export_name) > EXPORT_NAME_MAX)
         return refuse(error, "an NBD URI", "the export's name is too long");

@@ -11,27 +11,12 @@
 #ifndef FORMATS_NBD_INTERNAL_H
 #define FORMATS_NBD_INTERNAL_H
 
+#include "formats/nbd-address.h"
 #include "formats/nbd.h"
 #include <libnbd.h>
 #include <stdatomic.h>
 
 #define NBD_LINKS_MAX 4u
-
-/* ---- nbd-address.c ----------------------------------------------------------------- */
-
-typedef struct nbd_address {
-    char *shown;       /* the URI, fit for messages */
-    char *identity;    /* the same for two URIs of one export */
-    char *host, *port; /* TCP, */
-    char *socket;      /* or Unix */
-    char *export_name;
-    bool tls;
-    char *user, *psk_file, *certificates;
-} nbd_address;
-
-bool nbd_is_uri(const char *word);
-bool nbd_address_parse(const char *uri, nbd_address *ret_address, GError **error);
-void nbd_address_clear(nbd_address *address);
 
 /* ---- nbd-exec.c -------------------------------------------------------------------- */
 
