@@ -176,14 +176,16 @@ FUZZ_SECONDS ?= 60
 FUZZ = BUILD=build-fuzz CC=clang CFLAGS="-O1 -g" \
        SANITIZE="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
 FUZZ_BIN  := $(BUILD)/tests/fuzz/fuzz-qcow2 $(BUILD)/tests/fuzz/fuzz-qcow1
+FUZZ_TEXT := $(BUILD)/tests/fuzz/fuzz-xml
 FUZZ_PART := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/fuzz/fuzz-%,$(wildcard tests/fuzz/*.c)))
 fuzz: deps-ci
 	$(MAKE) $(FUZZ) fuzz-targets
 	tests/fuzz/run $(FUZZ_SECONDS)
-fuzz-targets: $(FUZZ_BIN)
-$(BUILD)/tests/fuzz/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(FUZZ_PART) $(BUILD)/libquorumfs.a
+fuzz-targets: $(FUZZ_BIN) $(FUZZ_TEXT)
+$(FUZZ_BIN): $(FUZZ_PART)
+$(BUILD)/tests/fuzz/fuzz-%: $(BUILD)/tests/fuzz/fuzz-%.o $(BUILD)/libquorumfs.a
 	$(call say,LD   $@)
-	$(Q)$(CC) $(CFLAGS_ALL) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(CFLAGS_ALL) -fsanitize=fuzzer $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 
 # ---- What Debian or Ubuntu lacks -----------------------------------------------------
 DEPS_BUILD := gcc libc6-dev pkg-config libfuse3-dev libqcow-dev libglib2.0-dev libssl-dev \

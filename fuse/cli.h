@@ -14,6 +14,7 @@ enum {
     CLI_OK = 0,
     CLI_USAGE = 1,
     CLI_UNREACHABLE = 2,   /* status, info, explain, events: cannot be opened or reached;
+                            import and export: cannot be read, or written in that form;
                             standard output cannot be written */
     CLI_FAILED = 32,       /* mount and umount, as mount(8) */
     CLI_VERIFY_USAGE = 64, /* verify, scrub, resync */
@@ -31,6 +32,8 @@ int cmd_repair(int argc, char **argv);
 int cmd_scrub(int argc, char **argv);
 int cmd_resync(int argc, char **argv);
 int cmd_replica(int argc, char **argv);
+int cmd_import_libvirt(int argc, char **argv);
+int cmd_export_libvirt(int argc, char **argv);
 /* The form of mount(8): SPEC DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]. */
 int cmd_mount_helper(int argc, char **argv);
 

@@ -7,13 +7,7 @@
  * gives the values (escapes, lists).
  */
 #include "fuse/config-internal.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define KEYFILE_BYTES_MAX (1u << 20)
 
 typedef struct keyfile_reader {
     mount_config *config;
@@ -23,15 +17,6 @@ typedef struct keyfile_reader {
     GHashTable *disks; /* name, borrowed -> disk_options*, borrowed */
 } keyfile_reader;
 
-/* An escaped value may contain anything. */
-static char *one_line(char *text)
-{
-    for (char *p = text; *p; p++)
-        if (g_ascii_iscntrl(*p))
-            *p = '?';
-    return text;
-}
-
 static bool invalid(GError **error, const char *file, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
 
@@ -39,7 +24,7 @@ static bool invalid(GError **error, const char *file, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    g_autofree char *why = one_line(g_strdup_vprintf(format, args));
+    g_autofree char *why = config_one_line(g_strdup_vprintf(format, args));
     va_end(args);
     g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_INVALID, "%s: %s", file, why);
     return false;
@@ -53,44 +38,9 @@ static bool invalid_group(GError **error, const keyfile_reader *reader, const ch
                             ? CONFIG_ERROR_UNAVAILABLE
                             : CONFIG_ERROR_INVALID;
     g_set_error(error, CONFIG_ERROR, (gint)code, "%s: [%s]: %s", reader->file, group,
-                one_line(cause->message));
+                config_one_line(cause->message));
     g_error_free(cause);
     return false;
-}
-
-static char *read_text(const char *file, GError **error)
-{
-    int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct stat st;
-    const char *why = NULL;
-    g_autofree char *text = g_malloc(KEYFILE_BYTES_MAX + 1);
-    size_t length = 0;
-    if (fd < 0 || fstat(fd, &st) < 0)
-        why = g_strerror(errno);
-    else if (!S_ISREG(st.st_mode))
-        why = "not a regular file";
-    while (!why && length <= KEYFILE_BYTES_MAX) {
-        ssize_t got = read(fd, text + length, KEYFILE_BYTES_MAX + 1 - length);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            why = g_strerror(errno);
-        if (got <= 0)
-            break;
-        length += (size_t)got;
-    }
-    if (fd >= 0)
-        close(fd);
-    if (!why && length > KEYFILE_BYTES_MAX)
-        why = "larger than 1 MiB";
-    if (!why && !g_utf8_validate(text, (gssize)length, NULL))
-        why = "not UTF-8 text";
-    if (why) {
-        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_FILE, "%s: %s", file, why);
-        return NULL;
-    }
-    text[length] = '\0';
-    return g_steal_pointer(&text);
 }
 
 /* One line, stripped. *group is the current group, replaced at each "[...]". */
@@ -157,13 +107,10 @@ static char *get_value(const keyfile_reader *reader, const char *group, const ch
 }
 
 static bool unknown_key(const keyfile_reader *reader, const char *group, const char *key,
-                        void (*add_names)(GPtrArray *names), const char *also,
-                        GError **error)
+                        void (*add_names)(GPtrArray *names), GError **error)
 {
     g_autoptr(GPtrArray) known = g_ptr_array_new();
     add_names(known);
-    if (also)
-        g_ptr_array_add(known, (gpointer)also);
     g_ptr_array_add(known, NULL);
     g_autofree char *hint = config_hint(key, (const char *const *)known->pdata);
     return invalid(error, reader->file, "[%s]: unknown key '%s'%s", group, key, hint);
@@ -202,34 +149,12 @@ static bool read_replica(keyfile_reader *reader, const char *group, GError **err
         case CONFIG_SET_FAILED:
             return invalid_group(error, reader, group, cause);
         case CONFIG_SET_UNKNOWN:
-            return unknown_key(reader, group, *key, config_add_replica_settings, NULL,
-                               error);
+            return unknown_key(reader, group, *key, config_add_replica_settings, error);
         }
     }
     if (!replica->path)
         return invalid(error, reader->file, "[%s]: no source=", group);
     return true;
-}
-
-static bool set_disk_file(disk_options *d, const char *value, GError **error)
-{
-    if (!config_check_name("file", value, error))
-        return false;
-    g_free(d->file);
-    d->file = g_strdup(value);
-    return true;
-}
-
-/* A key without a value cannot be written in a keyfile. */
-static config_set_result set_flag(bool *flag, const char *key, const char *value,
-                                  GError **error)
-{
-    *flag = strcmp(value, "true") == 0;
-    if (*flag || strcmp(value, "false") == 0)
-        return CONFIG_SET_OK;
-    g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_INVALID, "%s=%s: not true or false",
-                key, value);
-    return CONFIG_SET_FAILED;
 }
 
 static bool set_allow_dirs(disk_options *d, const keyfile_reader *reader,
@@ -250,7 +175,6 @@ static bool set_allow_dirs(disk_options *d, const keyfile_reader *reader,
 
 static bool read_disk(keyfile_reader *reader, disk_options *d, GError **error)
 {
-    static const char *const own_keys[] = {"file", "read-only", NULL};
     g_autofree char *group = g_strdup_printf("disk %s", d->name);
     g_auto(GStrv) keys = g_key_file_get_keys(reader->keys, group, NULL, NULL);
     for (char **key = keys; key && *key; key++) {
@@ -259,24 +183,15 @@ static bool read_disk(keyfile_reader *reader, disk_options *d, GError **error)
         g_autofree char *value = get_value(reader, group, *key, &cause);
         if (!value)
             return invalid_group(error, reader, group, cause);
-        if (strcmp(*key, "file") == 0)
-            result = set_disk_file(d, value, &cause) ? CONFIG_SET_OK : CONFIG_SET_FAILED;
-        else if (strcmp(*key, "read-only") == 0)
-            result = set_flag(&d->read_only, *key, value, &cause);
-        else if (strcmp(*key, "blkverify") == 0)
-            result = set_flag(&d->blkverify, *key, value, &cause);
-        else if (strcmp(*key, "allow-dir") == 0)
+        if (strcmp(*key, "allow-dir") == 0)
             result = set_allow_dirs(d, reader, group, &cause) ? CONFIG_SET_OK
                                                               : CONFIG_SET_FAILED;
         else
-            result = config_set_disk(d, *key, value, reader->dir, &cause);
+            result = config_set_disk_key(d, *key, value, reader->dir, &cause);
         if (result == CONFIG_SET_FAILED)
             return invalid_group(error, reader, group, cause);
         if (result == CONFIG_SET_UNKNOWN)
-            return unknown_key(
-                reader, group, *key, config_add_disk_settings,
-                config_nearest(*key, own_keys) ? config_nearest(*key, own_keys) : NULL,
-                error);
+            return unknown_key(reader, group, *key, config_add_disk_keys, error);
     }
     return true;
 }
@@ -323,7 +238,6 @@ static bool read_groups(keyfile_reader *reader, GError **error)
 
 static bool check_disks(const keyfile_reader *reader, GError **error)
 {
-    g_autoptr(GHashTable) files = g_hash_table_new(g_str_hash, g_str_equal);
     const GPtrArray *disks = reader->config->disks;
     if (disks->len == 0)
         return invalid(error, reader->file, "no [disk NAME] group");
@@ -337,21 +251,23 @@ static bool check_disks(const keyfile_reader *reader, GError **error)
             return invalid(error, reader->file,
                            "[disk %s]: threshold=%u: may not exceed children count (%u)",
                            d->name, d->threshold, d->replicas->len);
-        if (!d->file)
-            d->file = disks->len == 1 ? g_strdup("disk.img")
-                                      : g_strdup_printf("%s.img", d->name);
-        if (!g_hash_table_add(files, d->file))
-            return invalid(error, reader->file,
-                           "[disk %s]: another disk has the file '%s' too", d->name,
-                           d->file);
     }
-    return true;
+    const disk_options *second = config_name_files(reader->config);
+    return !second ||
+           invalid(error, reader->file, "[disk %s]: another disk has the file '%s' too",
+                   second->name, second->file);
 }
 
 bool config_load_keyfile(mount_config *config, const char *file, GError **error)
 {
-    g_autofree char *text = read_text(file, error);
-    if (!text || !scan(file, text, error))
+    g_autofree char *text = config_read_text(file, error);
+    return text && config_parse_keyfile(config, file, text, error);
+}
+
+bool config_parse_keyfile(mount_config *config, const char *file, const char *text,
+                          GError **error)
+{
+    if (!scan(file, text, error))
         return false;
     g_autoptr(GKeyFile) keys = g_key_file_new();
     GError *cause = NULL;

@@ -25,17 +25,18 @@ static bool refuse(GError **error, config_error code, const setting_value *v,
     return false;
 }
 
+static const struct {
+    const char *name;
+    chain_decoder decoder;
+} decoders[] = {
+    {"auto", CHAIN_DECODER_AUTO},
+    {"libqcow", CHAIN_DECODER_LIBQCOW},
+    {"native", CHAIN_DECODER_NATIVE},
+    {"both", CHAIN_DECODER_BOTH},
+};
+
 static bool parse_decoder(const setting_value *v, int *ret_decoder, GError **error)
 {
-    static const struct {
-        const char *name;
-        chain_decoder decoder;
-    } decoders[] = {
-        {"auto", CHAIN_DECODER_AUTO},
-        {"libqcow", CHAIN_DECODER_LIBQCOW},
-        {"native", CHAIN_DECODER_NATIVE},
-        {"both", CHAIN_DECODER_BOTH},
-    };
     for (size_t i = 0; i < G_N_ELEMENTS(decoders); i++) {
         if (strcmp(v->text, decoders[i].name) == 0) {
             *ret_decoder = (int)decoders[i].decoder;
@@ -293,4 +294,56 @@ config_set_result config_set_replica(replica_options *replica, const char *name,
                    : CONFIG_SET_FAILED;
     }
     return CONFIG_SET_UNKNOWN;
+}
+
+/* ---- The other way round ------------------------------------------------------------- */
+
+static void list_add(GPtrArray *pairs, const char *name, const char *value)
+{
+    g_ptr_array_add(pairs, g_strdup(name));
+    g_ptr_array_add(pairs, g_strdup(value));
+}
+
+static void list_number(GPtrArray *pairs, const char *name, unsigned value,
+                        const char *unit)
+{
+    g_autofree char *text = g_strdup_printf("%u%s", value, unit);
+    if (value > 0)
+        list_add(pairs, name, text);
+}
+
+static void list_decoder(GPtrArray *pairs, int decoder)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(decoders); i++)
+        if ((int)decoders[i].decoder == decoder)
+            list_add(pairs, "decoder", decoders[i].name);
+}
+
+GPtrArray *config_list_disk_keys(const disk_options *d)
+{
+    GPtrArray *pairs = g_ptr_array_new_with_free_func(g_free);
+    list_number(pairs, "threshold", d->threshold, "");
+    if (d->on_divergence_repair)
+        list_add(pairs, "on-divergence", "repair");
+    list_number(pairs, "min-replicas", d->min_replicas, "");
+    if (d->degraded_warn)
+        list_add(pairs, "degraded", "warn");
+    if (d->decoder != CHAIN_DECODER_AUTO)
+        list_decoder(pairs, (int)d->decoder);
+    if (d->read_pattern != DISK_PATTERN_QUORUM)
+        list_add(pairs, "read-pattern", disk_pattern_name(d->read_pattern));
+    list_number(pairs, "replica-timeout", d->timeout_ms, "ms");
+    if (d->blkverify)
+        list_add(pairs, "blkverify", "true");
+    return pairs;
+}
+
+GPtrArray *config_list_replica_keys(const replica_options *replica)
+{
+    GPtrArray *pairs = g_ptr_array_new_with_free_func(g_free);
+    list_decoder(pairs, replica->decoder);
+    list_number(pairs, "timeout", replica->timeout_ms, "ms");
+    if (replica->password_file)
+        list_add(pairs, "password-file", replica->password_file);
+    return pairs;
 }

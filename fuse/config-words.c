@@ -92,8 +92,7 @@ bool config_is_config_file(const char *word)
            (g_str_has_suffix(word, ".conf") || g_str_has_suffix(word, ".xml"));
 }
 
-/* a ... z, aa, ab ... */
-static char *replica_name(unsigned index)
+char *config_replica_name(unsigned index)
 {
     char text[16];
     char *at = text + sizeof text - 1;
@@ -112,15 +111,10 @@ static bool load_config_file(mount_config *config, const char *file, const char 
                     format ? "format" : "name");
         return false;
     }
-    if (g_str_has_suffix(file, ".xml")) {
-        g_set_error(error, CONFIG_ERROR, CONFIG_ERROR_UNAVAILABLE,
-                    "%s: a libvirt configuration (.xml) is not available in this version",
-                    file);
-        return false;
-    }
     g_free(config->file);
     config->file = config_absolute(NULL, file);
-    return config_load_keyfile(config, file, error);
+    return g_str_has_suffix(file, ".xml") ? config_load_libvirt(config, file, error)
+                                          : config_load_keyfile(config, file, error);
 }
 
 bool config_from_words(mount_config *config, char *const *words, unsigned n_words,
@@ -155,7 +149,7 @@ bool config_from_words(mount_config *config, char *const *words, unsigned n_word
             return false;
         g_ptr_array_add(d->replicas, replica);
         g_free(replica->name);
-        replica->name = replica_name(i);
+        replica->name = config_replica_name(i);
     }
     return true;
 }

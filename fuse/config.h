@@ -1,6 +1,6 @@
 /*
- * config.h: everything that was asked for, whichever way: command line, keyfile (and the
- * libvirt reader, later) fill the same struct.
+ * config.h: everything that was asked for, whichever way: command line, keyfile and libvirt
+ * XML fill the same struct.
  */
 #ifndef FUSE_CONFIG_H
 #define FUSE_CONFIG_H
@@ -66,6 +66,16 @@ void config_make_forced(mount_config *config);
 /* Reads a keyfile. Messages: "FILE: [disk vm1]: unknown key 'treshold' (did you mean
  * 'threshold'?)". Relative sources are relative to the file's directory. */
 bool config_load_keyfile(mount_config *config, const char *file, GError **error);
+
+/* Reads libvirt XML: a <domain>, of which only the <disk type='quorum'> matter, one such
+ * <disk>, or <devices>. Messages: "FILE: line 7: <threshold>: ...". Relative paths as in a
+ * keyfile. */
+bool config_load_libvirt(mount_config *config, const char *file, GError **error);
+
+/* The disks as a text that config_load_keyfile, or config_load_libvirt, makes the same disks
+ * of, with absolute paths; the caller frees. What cannot be written so is an error. */
+char *config_write_keyfile(const mount_config *config, GError **error);
+char *config_write_libvirt(const mount_config *config, GError **error);
 
 /* True if the word names a configuration (.conf or .xml suffix) and not an image. */
 bool config_is_config_file(const char *word);

@@ -10,7 +10,8 @@ static const char overview[] =
     "usage: quorumfs COMMAND ...\n"
     "  mount [OPTIONS] IMAGE... MOUNTPOINT      one disk of N replicas: "
     "MOUNTPOINT/disk.img\n"
-    "  mount [OPTIONS] CONFIG MOUNTPOINT        every disk of a configuration (.conf)\n"
+    "  mount [OPTIONS] CONFIG MOUNTPOINT        every disk of a configuration (.conf,\n"
+    "                                           or .xml of libvirt)\n"
     "  umount [--wait] MOUNTPOINT               returns when everything is on disk\n"
     "  status MOUNTPOINT [DISK]                 how the replicas are\n"
     "  events MOUNTPOINT [--follow]             the journal, as JSON lines\n"
@@ -23,6 +24,8 @@ static const char overview[] =
     "  repair [OPTIONS] IMAGE...|CONFIG         the same, and repairs what differs\n"
     "  repair [--wait] MOUNTPOINT DISK          as scrub --repair\n"
     "  info [--chain] IMAGE                     what an image is, layer by layer\n"
+    "  import-libvirt FILE.xml                  libvirt XML as a keyfile\n"
+    "  export-libvirt CONFIG                    a configuration as libvirt's elements\n"
     "  help COMMAND, --version\n"
     "\n"
     "For fstab and mount(8), type fuse.quorumfs: quorumfs CONFIG MOUNTPOINT [-o "
@@ -189,15 +192,39 @@ static const char replica_text[] =
     "it is filled from the others; or both. The configuration is yours to change.\n"
     "Exit: 0; 1 usage; 2 it could not be done.\n";
 
+static const char import_libvirt_text[] =
+    "usage: quorumfs import-libvirt FILE.xml\n"
+    "\n"
+    "Prints the quorum disks of a libvirt domain, or of one disk, as a keyfile, with\n"
+    "absolute paths.\n"
+    "Exit: 0; 1 usage; 2 the file cannot be read, or its disks not be written so.\n";
+
+static const char export_libvirt_text[] =
+    "usage: quorumfs export-libvirt CONFIG\n"
+    "\n"
+    "Prints each disk of a configuration as <disk type='quorum'>; several of them\n"
+    "within <devices>.\n"
+    "Exit: 0; 1 usage; 2 the file cannot be read, or its disks not be written so.\n";
+
 bool help_print(FILE *out, const char *command)
 {
     static const struct {
         const char *command, *text;
     } texts[] = {
-        {"mount", mount_text},   {"umount", umount_text},   {"status", status_text},
-        {"events", events_text}, {"info", info_text},       {"explain", explain_text},
-        {"verify", verify_text}, {"scrub", scrub_text},     {"resync", resync_text},
-        {"repair", repair_text}, {"replica", replica_text}, {"help", overview},
+        {"mount", mount_text},
+        {"umount", umount_text},
+        {"status", status_text},
+        {"events", events_text},
+        {"info", info_text},
+        {"explain", explain_text},
+        {"verify", verify_text},
+        {"scrub", scrub_text},
+        {"resync", resync_text},
+        {"repair", repair_text},
+        {"replica", replica_text},
+        {"help", overview},
+        {"import-libvirt", import_libvirt_text},
+        {"export-libvirt", export_libvirt_text},
     };
     if (!command)
         return fputs(overview, out) >= 0;

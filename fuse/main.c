@@ -29,8 +29,8 @@ static const command commands[] = {
     {"resync", cmd_resync, CLI_VERIFY_USAGE},
     {"replica", cmd_replica, CLI_USAGE},
     {"job", NULL, CLI_USAGE},
-    {"import-libvirt", NULL, CLI_USAGE},
-    {"export-libvirt", NULL, CLI_USAGE},
+    {"import-libvirt", cmd_import_libvirt, CLI_USAGE},
+    {"export-libvirt", cmd_export_libvirt, CLI_USAGE},
     {"doctor", NULL, CLI_USAGE},
 };
 

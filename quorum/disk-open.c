@@ -68,6 +68,7 @@ void disk_options_free(disk_options *options)
         return;
     g_free(options->name);
     g_free(options->file);
+    g_free(options->alias);
     g_free(options->state_dir);
     g_free(options->state_name);
     g_ptr_array_unref(options->replicas);

@@ -54,6 +54,7 @@ bool disk_pattern_find(const char *name, disk_pattern *ret_pattern);
 typedef struct disk_options {
     char *name;         /* of the disk: "disk", "vm1" */
     char *file;         /* its file in the mount: "disk.img" */
+    char *alias;        /* by which libvirt XML refers to it; only kept; NULL: none */
     unsigned threshold; /* 0: the majority, N / 2 + 1 */
     chain_decoder decoder;
     bool read_only;

@@ -209,7 +209,7 @@ Test(words, sets_of_words_refused)
         {{"b.raw", "a.xml"}, NULL, NULL, CONFIG_ERROR_USAGE, "not both"},
         {{"a.conf"}, "raw", NULL, CONFIG_ERROR_USAGE, "--format"},
         {{"a.conf"}, NULL, "x", CONFIG_ERROR_USAGE, "--name"},
-        {{"a.xml"}, NULL, NULL, CONFIG_ERROR_UNAVAILABLE, "not available"},
+        {{"/nowhere/a.xml"}, NULL, NULL, CONFIG_ERROR_FILE, "No such file"},
         {{"/nowhere/a.conf"}, NULL, NULL, CONFIG_ERROR_FILE, "No such file"},
         {{"a.raw"}, NULL, "", CONFIG_ERROR_USAGE, "is empty"},
         {{"a.raw"}, NULL, "x/y", CONFIG_ERROR_USAGE, "contains '/'"},

@@ -65,7 +65,7 @@ wrong 64 "a mount point and a disk are needed" resync mnt
 wrong 2 "not a mount point" resync mnt disk
 wrong 64 "unknown option" verify --frob a.raw
 
-for word in job import-libvirt export-libvirt doctor; do
+for word in job doctor; do
     wrong 1 "$word is not available in this version" $word mnt disk
 done
 wrong 64 "no image given" repair
@@ -78,14 +78,18 @@ wrong 2 "no saved blocks '../x'" repair -o state-dir=state --undo ../x a.raw b.r
 wrong 2 "not a quorumfs mount" repair mnt disk
 wrong 2 "No such file" repair a.raw nowhere.raw
 wrong 2 "No such file" repair nowhere.conf
-wrong 64 "(.xml) is not available" repair vm.xml
+wrong 2 "No such file" repair nowhere.xml
 wrong 1 "unknown value (quorum, rotate or fifo)" mount -o read-pattern=random a.raw b.raw mnt
 wrong 1 "'blkverify' takes no value" mount -o blkverify=1 a.raw b.raw mnt
 wrong 1 "exactly two replicas and a threshold of 2" mount -o blkverify a.raw b.raw c.raw mnt
 wrong 1 "exactly two replicas and a threshold of 2" mount -o blkverify,threshold=1 a.raw b.raw mnt
 wrong 1 "on-divergence=repair cannot be used" mount -o blkverify,on-divergence=repair a.raw b.raw mnt
 wrong 1 "needs read-pattern=quorum" mount -o blkverify,read-pattern=rotate a.raw b.raw mnt
-wrong 1 "not available in this version" mount vm.xml mnt
+wrong 32 "No such file" mount nowhere.xml mnt
+wrong 1 "no XML file given" import-libvirt
+wrong 2 "nowhere.xml: No such file" import-libvirt nowhere.xml
+wrong 1 "too many words" export-libvirt a.conf b.conf
+wrong 1 "is not a configuration" export-libvirt a.raw
 wrong 1 "nothing to check the server by" mount nbds://host/x mnt
 wrong 1 "no {socket} in it" mount "exec:qemu-nbd x" mnt
 wrong 64 "no socket (add ?socket=PATH)" verify nbd+unix:///x a.raw

@@ -2,6 +2,7 @@
 """Seeds for the fuzz targets, and inputs turned into images and back (packed.h).
 
 seeds.py qcow2|qcow1 DIRECTORY     small images of every kind, made by qemu-img
+seeds.py xml DIRECTORY             configurations, of both forms
 seeds.py pack IMAGE [DATAFILE]     writes an input to standard output
 seeds.py unpack INPUT IMAGE [DATAFILE]
 """
@@ -153,10 +154,70 @@ def seeds(fmt, target):
             f.write(pack(image, data, rng.randbytes(160)))
 
 
+KEYFILE = '''[disk vm1]
+file=a.img
+alias=ua-1
+threshold=1
+read-only=true
+on-divergence=repair
+min-replicas=1
+degraded=warn
+decoder=native
+read-pattern=rotate
+replica-timeout=500ms
+blkverify=true
+allow-dir=/x;y
+password-file=/pw
+
+[replica vm1/left]
+source=qcow2:a
+timeout=2s
+password-file=own
+
+[disk vm2]
+[replica vm2/a]
+source=nbds://u@h:7/x?tls-psk-file=/psk
+format=raw
+[replica vm2/b]
+source=nbd+unix:///x?socket=/s
+'''
+XML = '''<?xml version='1.0'?>
+<domain type='kvm'><devices><disk type='file'><alias name='q'/>
+<backingStore type='file'/></disk>
+<disk type='quorum' device='cdrom' threshold='1'><driver name='qemu' type='quorum' format='raw'/>
+<backingStore type='file'><format type='qcow2'/><source file='/a'><seclabel/></source>
+<backingStore type='file'><backingStore/></backingStore>
+<quorumfs:options xmlns:quorumfs='u' name='l' timeout='2s' decoder='both' password-file='p'/>
+</backingStore><backingStore type='block'><driver name='qemu' type='raw'/><source dev='/b'/>
+</backingStore><target dev='vda' bus='virtio'/><readonly/><alias name='ua-1'/><boot order='1'/>
+<quorumfs:options file='f' min-replicas='1' read-pattern='fifo' blkverify='false'/>
+<quorumfs:allow-dir path='/x'/></disk></devices></domain>
+'''
+NETWORK = '''<disk type='quorum'><threshold value='2'/><backingStore type='network'>
+<source protocol='nbd' name='x&amp;y' tls='yes'><host name='::1' port='7' transport='tcp'/></source>
+<quorumfs:tls certificates='/pki'/></backingStore><backingStore type='network'>
+<source protocol='nbd' tls='yes'><host transport='unix' socket='/s'/></source>
+<quorumfs:tls user='u' psk-file='/psk'/></backingStore></disk>
+'''
+REFERENCE = '''<devices><disk type='file'><alias name='q'/></disk><disk type='quorum'>
+<backingStore type='file'><driver type='replication' format='qcow2'/><source file='/a'/>
+<reference name='q'/></backingStore></disk></devices>
+'''
+
+
+def text_seeds(target):
+    os.makedirs(target, exist_ok=True)
+    for number, text in enumerate((KEYFILE, XML, NETWORK, REFERENCE)):
+        with open(os.path.join(target, f'text{number}'), 'w', encoding='utf-8') as f:
+            f.write(text)
+
+
 def main():
     what, *arguments = sys.argv[1:] or ['']
     if what in ('qcow2', 'qcow1') and len(arguments) == 1:
         seeds(what, arguments[0])
+    elif what == 'xml' and len(arguments) == 1:
+        text_seeds(*arguments)
     elif what == 'pack' and len(arguments) in (1, 2):
         sys.stdout.buffer.write(pack(*map(load, arguments)))
     elif what == 'unpack' and len(arguments) in (2, 3):
