@@ -1,7 +1,8 @@
 /*
  * disk-internal.h: what the files of the disk share. Private to disk*.c and replica.c.
  *
- *   disk-open.c     options, opening, closing
+ *   disk-open.c     options, opening
+ *   disk-close.c    closing
  *   disk.c          questions: names, status, counters, bad ranges, map
  *   disk-read.c     this thread's buffers, the fan-out, the agreeing read
  *   disk-recover.c  re-reading what one replica could not read, in smaller pieces
@@ -414,6 +415,8 @@ bool disk_rejoin_stop(disk *d);
 /* disk-open.c: opens replica i's chain by its options, with O1 to O5. */
 chain *disk_open_chain(const disk *d, unsigned i, const path_policy *policy,
                        bool writable, GError **error);
+/* disk-close.c: frees what disk_open made so far. `flushed`: as in disk_state_close. */
+void disk_free(disk *d, bool flushed);
 /* Closes one that may hang: what is waited for is bounded (R5). Either may be NULL. */
 void disk_close_hung(chain *c, identity_source *source);
 /* Under an exclusive lock of the whole disk. NULL: it has none. Returns the one it had. */
