@@ -192,8 +192,8 @@ static int decide(disk *d, const disk_change *change, uint64_t failed,
             move(d, i, REPLICA_EVENT_GONE, ret_outcome);
         else if (disk_has_bit(losing, i) || fell_between(change, replica, i))
             move(d, i, change->event, ret_outcome);
-        if (took || replica->state == REPLICA_IN_SYNC)
-            continue;
+        if (replica->state == REPLICA_IN_SYNC || (took && !disk_is_out(replica->state)))
+            continue; /* what who is out by now took may be lost */
         if (r == 0 || !disk_has_bit(change->asked, i)) {
             note_missed(d, change, i);
             ret_outcome->missed |= UINT64_C(1) << i;
@@ -466,6 +466,8 @@ static int finish_failed(disk *d, const disk_change *change, uint64_t failed)
     disk_outcome outcome;
     int r = decide(d, change, failed, &outcome);
     int forgotten = remember(d, change, &outcome);
+    if (r == 0 && change->event == REPLICA_EVENT_FLUSH_FAILED && d->session)
+        forgotten = forgotten ? forgotten : disk_record_behind(d);
     if (r == 0)
         r = forgotten;
     journal_failures(d, change, failed, r);

@@ -12,6 +12,7 @@
  *   disk-flush.c    flush
  *   disk-resize.c   resize
  *   disk-change.c   who took a change, who is out because of it
+ *   disk-behind.c   what who is out may have lost, on record
  *   disk-explain.c  who holds what
  *   disk-state.c    what is remembered, tied to the replicas
  *   disk-mark.c     the session's marks in the images
@@ -80,8 +81,9 @@ typedef struct disk_replica {
     rangeset missed;    /* changes that it did not take: no vote there */
     rangeset copied;    /* was missed, and is not flushed since it was copied */
     uint64_t divergent_bytes;
-    bool suspect;   /* a flush failed since it was opened: what it took may be lost */
-    rejoin *rejoin; /* under rejoin_lock; NULL: it never was out */
+    bool suspect; /* a flush failed since it was opened: what it took may be lost */
+    bool behind_recorded; /* is out, and what it may have lost until now is on record */
+    rejoin *rejoin;       /* under rejoin_lock; NULL: it never was out */
     identity_source
         *identity; /* at open and close, and its rejoin's; NULL: nothing is remembered */
     /* The worker's: */
@@ -393,7 +395,7 @@ void disk_worker_free(disk *d); /* nobody wakes it any more */
 /* Whether an error means that the replica is out of reach, and not that it refuses. */
 bool disk_is_gone(int error);
 /* Those are out of reach (R5), and how each of them failed. Journalled; they come back by
- * themselves. Any lock but state_lock may be held. */
+ * themselves. Under a range lock (disk_lock_size will do); not under state_lock. */
 void disk_lose(disk *d, unsigned i, const char *op, int error);
 void disk_lose_all(disk *d, const disk_reading *reading, const char *op);
 /* Replica i is hung or failed: it is opened anew as soon and as often as that makes sense,
@@ -411,6 +413,16 @@ typedef enum rejoin_result {
 rejoin_result disk_rejoin_try(disk *d, unsigned i, GError **error);
 /* No more threads. False: a thread is stuck in a replica that hangs, and the disk must not be freed. */
 bool disk_rejoin_stop(disk *d);
+
+/* disk-behind.c */
+
+bool disk_is_out(replica_state now);
+/* What may be lost of what replica i took is missed: all that is dirty and not still to be
+ * reconciled. Nothing without a session. state_lock is held, and a range lock. Returns whether
+ * that is more than was known. */
+bool disk_miss_dirty(disk *d, unsigned i);
+/* The same of all that are out, durably: a flush succeeded without them. 0 or -errno. */
+int disk_record_behind(disk *d);
 
 /* disk-open.c: opens replica i's chain by its options, with O1 to O5. */
 chain *disk_open_chain(const disk *d, unsigned i, const path_policy *policy,

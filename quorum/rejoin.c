@@ -69,7 +69,7 @@ static bool is_out(disk *d, unsigned i)
     g_mutex_lock(&d->state_lock);
     replica_state now = d->replicas[i].state;
     g_mutex_unlock(&d->state_lock);
-    return now == REPLICA_HUNG || now == REPLICA_FAILED;
+    return disk_is_out(now);
 }
 
 /* ---- Opening it anew -------------------------------------------------------------------- */
@@ -172,24 +172,11 @@ static bool fits(disk *d, unsigned i, chain *c, bool other, GError **error)
     return r == 0;
 }
 
-/* Of a dirty range, what is not still to be reconciled: it was served since, and written to. */
-static void note_served(disk *d, disk_replica *replica, uint64_t offset, uint64_t length)
-{
-    uint64_t end = offset + length, at, run;
-    while (offset < end && state_next_unreconciled(d->store, offset, &at, &run) &&
-           at < end) {
-        rangeset_add(&replica->missed, offset, at - offset);
-        offset = at + run;
-    }
-    if (offset < end)
-        rangeset_add(&replica->missed, offset, end - offset);
-}
-
 /* Under a lock of the whole disk. */
 static void note_missed(disk *d, unsigned i, bool other)
 {
     disk_replica *replica = &d->replicas[i];
-    uint64_t size = disk_size(d), offset, length;
+    uint64_t size = disk_size(d);
     g_mutex_lock(&d->state_lock);
     if (d->session && d->outage) {
         state_unreconcile(d->store);
@@ -201,29 +188,25 @@ static void note_missed(disk *d, unsigned i, bool other)
     /* What was copied to it and not flushed may be lost as well. */
     rangeset_add_part(&replica->missed, &replica->copied, 0, size);
     rangeset_clear(&replica->copied);
-    for (uint64_t at = 0;
-         d->session && !other && state_next_dirty(d->store, at, &offset, &length);
-         at = offset + length)
-        note_served(d, replica, offset, length);
+    if (!other)
+        disk_miss_dirty(d, i);
     g_mutex_unlock(&d->state_lock);
 }
 
-/* Durable, before it votes anywhere. */
+/* Durable, before it votes anywhere: all as one, as nobody is served meanwhile. */
 static int record_missed(disk *d, unsigned i, const identity *now)
 {
-    const rangeset *missed = &d->replicas[i].missed; /* nobody adds: no range is free */
     state_replica recorded;
-    int r = 0;
-    for (unsigned k = 0; k < rangeset_count(missed) && r == 0; k++) {
-        rangeset_range range = rangeset_get(missed, k);
-        r = state_mark_stale(d->store, i, range.start, range.end - range.start);
-    }
-    if (r < 0)
-        return r;
+    g_mutex_lock(&d->record_lock);
+    g_mutex_lock(&d->state_lock);
+    state_note_stale(d->store, i, &d->replicas[i].missed);
+    g_mutex_unlock(&d->state_lock);
     state_get_replica(d->store, i, &recorded);
     recorded.state = STATE_STALE_RANGES;
     recorded.identity = *now;
-    return state_set_replica(d->store, i, &recorded);
+    int r = state_set_replica(d->store, i, &recorded);
+    g_mutex_unlock(&d->record_lock);
+    return r;
 }
 
 static replica_state back_in(disk *d, unsigned i)
@@ -235,7 +218,7 @@ static replica_state back_in(disk *d, unsigned i)
         replica_transition(d, i, REPLICA_EVENT_RESYNC_BEGINS);
         replica_transition(d, i, REPLICA_EVENT_CAUGHT_UP);
     }
-    replica->suspect = false;
+    replica->suspect = replica->behind_recorded = false;
     replica_state now = replica->state;
     g_mutex_unlock(&d->state_lock);
     return now;

@@ -202,7 +202,9 @@ static void resync_some(disk *d, unsigned i)
     replica->resync_from = 0;
     replica->resync_left_out = 0;
     if (!others && disk_is_gone(r)) {
+        disk_lock_size(d, &held);
         disk_lose(d, i, "resync", r);
+        rangelock_release(d->range_lock, &held);
         return;
     }
     atomic_store(&d->resync_error, r);

@@ -20,25 +20,50 @@ static bool is_durable(const state_bitmap *bitmap, state_range range)
     return true;
 }
 
-int state_mark_stale(state *s, unsigned i, uint64_t offset, uint64_t length)
+/* The lock is held. */
+static void note_range(state *s, unsigned i, state_range range)
 {
     state_bitmap *bitmap = &s->bitmaps[1 + i];
-    state_range range;
-    if (!state_touched(s, bitmap, offset, length, &range))
-        return -EINVAL;
-    g_mutex_lock(&s->lock);
     for (uint32_t bit = range.first; bit < range.end; bit++) {
         if (bitmap->copied)
             bitmap->copied[bit / 64] &= ~(UINT64_C(1) << bit % 64);
         if (state_want_bit(s, bitmap, bit, true))
             atomic_fetch_add(&s->stale_bytes[i], state_bit_bytes(s, bitmap, bit));
     }
+}
+
+int state_mark_stale(state *s, unsigned i, uint64_t offset, uint64_t length)
+{
+    const state_bitmap *bitmap = &s->bitmaps[1 + i];
+    state_range range;
+    if (!state_touched(s, bitmap, offset, length, &range))
+        return -EINVAL;
+    g_mutex_lock(&s->lock);
+    note_range(s, i, range);
     if (state_exact_add(&s->facts, i, offset, length))
         s->facts_dirty = true;
     bool moving = s->facts.n_exact > 0 && (s->facts_dirty || s->running);
     int result = is_durable(bitmap, range) && !moving ? 0 : state_commit(s);
     g_mutex_unlock(&s->lock);
     return result;
+}
+
+void state_note_stale(state *s, unsigned i, const rangeset *missed)
+{
+    g_mutex_lock(&s->lock);
+    for (unsigned k = 0; k < rangeset_count(missed); k++) {
+        state_range bits;
+        rangeset_range range = rangeset_get(missed, k);
+        uint64_t end = MIN(range.end, s->facts.size);
+        if (range.start >= end)
+            continue;
+        uint64_t length = end - range.start;
+        state_touched(s, &s->bitmaps[1 + i], range.start, length, &bits);
+        note_range(s, i, bits);
+        if (state_exact_add(&s->facts, i, range.start, length))
+            s->facts_dirty = true;
+    }
+    g_mutex_unlock(&s->lock);
 }
 
 bool state_is_stale(const state *s, unsigned i, uint64_t offset, uint64_t length)

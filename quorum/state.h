@@ -193,6 +193,8 @@ int64_t state_clear(state *s, state_collection *collection);
 
 /* Durable when it returns 0; no I/O if it was so already. */
 int state_mark_stale(state *s, unsigned i, uint64_t offset, uint64_t length);
+/* In memory; durable with the next call that is. */
+void state_note_stale(state *s, unsigned i, const rangeset *missed);
 /* (fast) Whether the replica missed something in the range, durable or not. Seen by whoever
  * takes the range lock after the one who marked it. */
 bool state_is_stale(const state *s, unsigned i, uint64_t offset, uint64_t length);
