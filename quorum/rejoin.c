@@ -84,8 +84,12 @@ static bool take_out(disk *d, unsigned i)
     if (!replica->chain)
         return true;
     rangelock_acquire(d->range_lock, &held, 0, UINT64_MAX, RANGELOCK_EXCLUSIVE);
-    chain *old = disk_set_chain(d, i, NULL);
+    /* Who still waited for it may have given up meanwhile. */
+    bool quiet = chain_abandoned(replica->chain) == 0;
+    chain *old = quiet ? disk_set_chain(d, i, NULL) : NULL;
     rangelock_release(d->range_lock, &held);
+    if (!quiet)
+        return false;
     chain_forget_cache(old);
     chain_close(old);
     return true;
