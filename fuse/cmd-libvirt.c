@@ -1,6 +1,6 @@
 /*
- * cmd-libvirt.c: quorumfs import-libvirt and export-libvirt: one configuration in, the other
- * form of it out.
+ * cmd-libvirt.c: quorumfs import-libvirt and export-libvirt: one configuration in, the
+ * other form of it out.
  */
 #include "fuse/cli.h"
 

@@ -1,5 +1,6 @@
 /*
- * libvirt-attribute.c: what an element says, and the one line that tells what is wrong with it.
+ * libvirt-attribute.c: what an element says, and the one line that tells what is wrong
+ * with it.
  *
  * Values are bounded, and have no control characters, before they are kept; messages are
  * bounded whatever was in the document.

@@ -6,9 +6,9 @@
  * and skipped, or it is refused, since an option that is overlooked would be a disk other
  * than the one that was asked for. All else in the document is skipped unseen.
  *
- * Bounds: 1 MiB of text (config_read_text), LIBVIRT_PLACES_MAX levels, DISKS_MAX
- * disks, VALUE_MAX bytes in a value that is kept, and GMarkup's of the attributes in a tag. There are no document types and so no
- * entities.
+ * Bounds: 1 MiB of text (config_read_text), LIBVIRT_PLACES_MAX levels, DISKS_MAX disks,
+ * VALUE_MAX bytes in a value that is kept, and GMarkup's of the attributes in a tag. There
+ * are no document types, and so no entities.
  *
  * What a <backingStore> in a replica says is not used: which layers there are is in the
  * images (O1).
@@ -39,7 +39,7 @@ static bool check_layer(libvirt_reader *r, GError **error)
     return true;
 }
 
-/* ---- What may stand where -------------------------------------------------------------------- */
+/* ---- What may stand where --------------------------------------------------------- */
 
 #define ONCE true
 
@@ -129,7 +129,7 @@ static bool unknown_element(const libvirt_reader *r, libvirt_place in, GError **
     return libvirt_invalid(r, error, "unknown element%s", hint);
 }
 
-/* ---- GMarkup --------------------------------------------------------------------------------- */
+/* ---- GMarkup ---------------------------------------------------------------------- */
 
 static bool push(libvirt_reader *r, libvirt_place next, GError **error)
 {

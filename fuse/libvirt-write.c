@@ -1,8 +1,8 @@
 /*
  * libvirt-write.c: the disks of a configuration as libvirt's elements.
  *
- * What libvirt has no word for stands in elements of ours, and only where it is not what the
- * reader assumes.
+ * What libvirt has no word for stands in elements of ours, and only where it is not what
+ * the reader assumes.
  */
 #include "formats/nbd-address.h"
 #include "formats/nbd.h"
@@ -35,8 +35,8 @@ static void end_tag(writer *w, const char *end)
     g_string_append(w->out, end);
 }
 
-/* A tag up to its end. Names and values, NULL after the last; one whose value is NULL is left
- * out. */
+/* A tag up to its end. Names and values, NULL after the last; one whose value is NULL is
+ * left out. */
 static void begin_tag(writer *w, const char *name, const char *const *pairs)
 {
     g_string_append_printf(w->out, "%*s<%s", w->indent, "", name);

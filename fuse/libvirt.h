@@ -41,7 +41,7 @@ bool libvirt_source_set_type(libvirt_source *source, const char *type, GError **
 bool libvirt_source_apply(const libvirt_source *source, replica_options *replica,
                           const char *dir, GError **error);
 
-/* ---- libvirt-read.c ------------------------------------------------------------------- */
+/* ---- libvirt-read.c --------------------------------------------------------------- */
 
 #define LIBVIRT_PLACES_MAX 100u
 
@@ -96,7 +96,7 @@ typedef struct libvirt_wanted {
     const char **value; /* NULL: it may be there, and means nothing here */
 } libvirt_wanted;
 
-/* ---- libvirt-attribute.c -------------------------------------------------------------- */
+/* ---- libvirt-attribute.c ---------------------------------------------------------- */
 
 /* Errors name the file, r->line and r->element. All return false. */
 bool libvirt_invalid(const libvirt_reader *r, GError **error, const char *format, ...)
@@ -127,7 +127,7 @@ bool libvirt_take_driver(const libvirt_reader *r, const char **ret_type,
                          const char **ret_format, GError **error);
 bool libvirt_read_reference(libvirt_reader *r, GError **error);
 
-/* ---- libvirt-disk.c, libvirt-replica.c: what the table of libvirt-read.c calls ---------- */
+/* ---- libvirt-disk.c, libvirt-replica.c: what the table of libvirt-read.c calls ---- */
 
 /* r->disk stays what it was if the disk is no quorum. */
 bool libvirt_begin_disk(libvirt_reader *r, GError **error);

@@ -1,6 +1,6 @@
 /*
- * libvirt XML: what it fills in, what it refuses and where it says that is, that it goes to a
- * keyfile and back, and that no text can hurt.
+ * libvirt XML: what it fills in, what it refuses and where it says that is, that it goes to
+ * a keyfile and back, and that no text can hurt.
  */
 #include "fuse/config-internal.h"
 #include "tests/support.h"
@@ -61,7 +61,7 @@ static void assert_refused(const char *text, const char *part)
     g_error_free(error);
 }
 
-/* ---- What it fills in --------------------------------------------------------------------- */
+/* ---- What it fills in ------------------------------------------------------------- */
 
 Test(libvirt, a_domain_with_two_quorums_and_other_disks)
 {
@@ -161,7 +161,7 @@ Test(libvirt, network_sources_are_uris)
     }
 }
 
-/* ---- What it refuses ----------------------------------------------------------------------- */
+/* ---- What it refuses -------------------------------------------------------------- */
 
 Test(libvirt, errors_name_line_and_element)
 {
@@ -285,12 +285,14 @@ Test(libvirt, references_are_resolved_and_replication_refused_by_name)
     assert_refused("<devices>" SECONDARY
                    "<disk type='file'><alias name='colo1'/></disk></devices>",
                    "line 2: <reference>: replication is not available in this version");
+    assert_refused(DISK("<backingStore type='file'><reference name='q'/></backingStore>"),
+                   "no disk has the alias 'q'");
     assert_refused(DISK("<backingStore type='file'><driver type='replication' "
                         "format='qcow2' mode='secondary'/></backingStore>"),
                    "replication is not available");
 }
 
-/* ---- Hostile text ----------------------------------------------------------------------------- */
+/* ---- Hostile text ----------------------------------------------------------------- */
 
 static void assert_repeated_refused(const char *before, const char *part, unsigned times,
                                     const char *after, const char *why)
@@ -346,7 +348,7 @@ Test(libvirt, O3_files_that_are_no_text_are_refused)
     }
 }
 
-/* ---- There and back ---------------------------------------------------------------------------- */
+/* ---- There and back --------------------------------------------------------------- */
 
 static const char *one_of(uint64_t *state, const char *const *words, size_t n)
 {

@@ -115,3 +115,14 @@ exits "the same from import" 2 "$QUORUMFS" import-libvirt bad.xml
 printf '<disk\0/>' >bad.xml
 exits "a NUL" 32 "$QUORUMFS" mount bad.xml mnt
 contains "is not text" "$err" "not UTF-8 text"
+
+. "$e2e/nbd-lib.sh"
+serve_qemu one
+sed -e "3s/file/network/" -e "4s|.*|<source protocol='nbd'><host transport='unix' socket='$PWD/one.sock'/></source>|" \
+    -e 's/one-c/copy/' alone.xml >nbd.xml
+cp one.raw copy.raw
+check "a replica on an NBD server mounts" qmount mnt nbd.xml
+check "and reads" cmp -s mnt/disk.img copy.raw
+qumount mnt
+exits "it is exported" 0 "$QUORUMFS" export-libvirt nbd.xml
+contains "as what it was" "$out" "<host transport='unix' socket='$PWD/one.sock'/>"
