@@ -401,6 +401,10 @@ void disk_lose_all(disk *d, const disk_reading *reading, const char *op);
 /* Replica i is hung or failed: it is opened anew as soon and as often as that makes sense,
  * if what it missed can be told. state_lock is not held. */
 void disk_rejoin_start(disk *d, unsigned i);
+/* The replica, which was removed, is opened by this thread alone, until it is released. False:
+ * another one still opens what it was, which hangs. */
+bool disk_rejoin_claim(disk *d, unsigned i);
+void disk_rejoin_release(disk *d, unsigned i);
 /* All that are out are tried at once; and whether that is still to be done. */
 void disk_rejoin_hurry(disk *d);
 bool disk_rejoin_hurries(disk *d);

@@ -112,13 +112,11 @@ static void take_back(disk *d, unsigned i)
     rangelock_release(d->range_lock, &held);
 }
 
-bool disk_put_replica(disk *d, unsigned i, const replica_options *options, GError **error)
+/* Nobody else opens what it was, or is. */
+static bool put_claimed(disk *d, unsigned i, const replica_options *options,
+                        GError **error)
 {
     rangelock_held held;
-    if (!d->session || 2 * d->threshold <= d->n)
-        return refuse(error,
-                      "only a writable disk with a threshold of more than half can "
-                      "fill a replica");
     rangelock_acquire(d->range_lock, &held, 0, UINT64_MAX, RANGELOCK_EXCLUSIVE);
     bool free = disk_has_bit(atomic_load(&d->removed), i);
     int r = free ? add_locked(d, i, options) : 0;
@@ -134,4 +132,20 @@ bool disk_put_replica(disk *d, unsigned i, const replica_options *options, GErro
         return true;
     take_back(d, i);
     return false;
+}
+
+bool disk_put_replica(disk *d, unsigned i, const replica_options *options, GError **error)
+{
+    if (!d->session || 2 * d->threshold <= d->n)
+        return refuse(error,
+                      "only a writable disk with a threshold of more than half can "
+                      "fill a replica");
+    if (!disk_has_bit(atomic_load(&d->removed), i))
+        return refuse(error, "is part of the disk (remove it first)");
+    if (!disk_rejoin_claim(d, i))
+        return refuse(error, "is still being opened: the file that it was hangs (try "
+                             "again when it answers)");
+    bool done = put_claimed(d, i, options, error);
+    disk_rejoin_release(d, i);
+    return done;
 }

@@ -376,6 +376,40 @@ void disk_rejoin_start(disk *d, unsigned i)
     g_mutex_unlock(&d->rejoin_lock);
 }
 
+bool disk_rejoin_claim(disk *d, unsigned i)
+{
+    disk_replica *replica = &d->replicas[i];
+    gint64 until = g_get_monotonic_time() + STOP_US;
+    g_mutex_lock(&d->rejoin_lock);
+    rejoin *r = replica->rejoin;
+    if (!r) {
+        r = replica->rejoin = g_new0(rejoin, 1);
+        r->disk = d;
+        r->replica = i;
+    }
+    r->hurries = r->runs;
+    g_cond_broadcast(&d->rejoin_wake);
+    while (r->runs && g_cond_wait_until(&d->rejoin_wake, &d->rejoin_lock, until))
+        ;
+    bool claimed = !r->runs;
+    if (claimed) {
+        r->runs = true;
+        r->hurries = false;
+    }
+    g_mutex_unlock(&d->rejoin_lock);
+    return claimed;
+}
+
+void disk_rejoin_release(disk *d, unsigned i)
+{
+    g_mutex_lock(&d->rejoin_lock);
+    rejoin *r = d->replicas[i].rejoin;
+    r->runs = r->hurries = false;
+    g_cond_broadcast(&d->rejoin_wake);
+    g_mutex_unlock(&d->rejoin_lock);
+    disk_rejoin_start(d, i); /* it may be out again already */
+}
+
 void disk_rejoin_hurry(disk *d)
 {
     g_mutex_lock(&d->rejoin_lock);
@@ -422,7 +456,8 @@ bool disk_rejoin_stop(disk *d)
         g_mutex_unlock(&d->rejoin_lock);
         if (!r)
             continue;
-        g_thread_join(r->thread);
+        if (r->thread)
+            g_thread_join(r->thread);
         g_free(r->told);
         g_free(r);
     }

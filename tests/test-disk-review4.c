@@ -127,3 +127,30 @@ Test(disk_review4, W6_who_missed_a_flush_is_stale_after_a_crash)
     cr_assert_eq(state_stale_bytes(rig->disk->store, 0), 0);
     cr_assert_eq(state_dirty_bytes(rig->disk->store), 0);
 }
+
+/* A thread may be stuck in opening what it was. That thread uses its options, and would put in
+ * what it opened. */
+Test(disk_review4, R5_one_at_a_time_has_it_come_back)
+{
+    g_autoptr(disk_rig) rig = set_new();
+    g_autoptr(GError) error = NULL;
+    replica_options *options = replica_options_new();
+    options->name = g_strdup("new");
+    options->path = support_path("new.raw");
+    options->source = g_strdup(options->path);
+    options->format = g_strdup("raw");
+    support_save(options->path, rig->model, SIZE);
+    cr_assert(disk_rejoin_claim(rig->disk, 1));
+    cr_assert(disk_remove_replica(rig->disk, 1, NULL));
+    cr_assert(!disk_put_replica(rig->disk, 1, options, &error));
+    cr_assert(g_str_has_prefix(error->message, "is still being opened"));
+    disk_rig_expect_state(rig, 1, REPLICA_REMOVED);
+    disk_rejoin_release(rig->disk, 1);
+    g_clear_error(&error);
+    cr_assert(disk_put_replica(rig->disk, 1, options, &error), "%s",
+              error ? error->message : "");
+    replica_options_free(options);
+    while (disk_worker_step(rig->disk))
+        ;
+    cr_assert_str_eq(disk_state_name(rig->disk), "healthy");
+}
