@@ -74,25 +74,34 @@ static bool is_out(disk *d, unsigned i)
 
 /* ---- Opening it anew -------------------------------------------------------------------- */
 
-/* 1 and 2. False: something is still under way. */
+/* A look without a range lock: who is removed meanwhile has no chain any more. */
+static bool is_under_way(disk *d, unsigned i, bool *ret_open)
+{
+    g_rw_lock_reader_lock(&d->attach_lock);
+    const chain *c = d->replicas[i].chain;
+    bool waits = c && chain_abandoned(c) > 0;
+    g_rw_lock_reader_unlock(&d->attach_lock);
+    *ret_open = c != NULL;
+    return waits;
+}
+
+/* 1 and 2. False: something is still under way, or it was removed. */
 static bool take_out(disk *d, unsigned i)
 {
-    const disk_replica *replica = &d->replicas[i];
     rangelock_held held;
-    if (replica->chain && chain_abandoned(replica->chain) > 0)
-        return false;
-    if (!replica->chain)
-        return true;
+    bool open, waits = is_under_way(d, i, &open);
+    if (waits || !open)
+        return !waits;
     rangelock_acquire(d->range_lock, &held, 0, UINT64_MAX, RANGELOCK_EXCLUSIVE);
     /* Who still waited for it may have given up meanwhile. */
-    bool quiet = chain_abandoned(replica->chain) == 0;
+    bool quiet = !is_under_way(d, i, &open) && is_out(d, i);
     chain *old = quiet ? disk_set_chain(d, i, NULL) : NULL;
     rangelock_release(d->range_lock, &held);
-    if (!quiet)
-        return false;
-    chain_forget_cache(old);
-    chain_close(old);
-    return true;
+    if (old) {
+        chain_forget_cache(old);
+        chain_close(old);
+    }
+    return quiet;
 }
 
 /* Images that are named now may not have been there when the disk was opened. */
