@@ -175,7 +175,10 @@ static int qcow2_image_mark(image *im, const qcow2_mark *mark)
     pthread_mutex_lock(&w->map->lock);
     int error = qcow2_writer_check(w);
     if (!error)
-        error = qcow2_writer_note(w, qcow2_mark_write(w->fd, mark));
+        error = qcow2_mark_write(w->fd, mark);
+    if (error &&
+        error != -ENOTSUP) /* a sync that failed may have lost what others wrote */
+        error = qcow2_writer_unsure(w, error);
     pthread_mutex_unlock(&w->map->lock);
     return error;
 }
