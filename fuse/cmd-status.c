@@ -98,6 +98,7 @@ static const char *advice(const json_t *d)
 {
     bool failed = strcmp(text_of(d, "state"), "failed") == 0;
     bool errors = false, divergent = false, lost = false, stale = false, filling = false;
+    bool hung = false;
     size_t i;
     json_t *row;
     json_array_foreach(json_object_get(d, "replicas"), i, row)
@@ -105,15 +106,25 @@ static const char *advice(const json_t *d)
         errors |= number_of(row, "read-errors") || number_of(row, "write-errors");
         divergent |= number_of(row, "divergent-bytes") > 0;
         lost |= strcmp(text_of(row, "state"), "failed") == 0;
+        hung |= strcmp(text_of(row, "state"), "hung") == 0;
         stale |= strcmp(text_of(row, "state"), "stale") == 0;
         filling |= strcmp(text_of(row, "state"), "resyncing") == 0;
     }
+    if (failed && (hung || lost))
+        return "too few replicas are left: requests fail. Those that are out come\n"
+               "            back by themselves when they can; the events say why not.";
     if (failed)
-        return "too few replicas are left: requests fail. Look at the events,\n"
-               "            unmount, and verify the replicas before mounting again.";
+        return "too few replicas are in sync: requests fail. Look at the events;\n"
+               "            quorumfs repair --from REPLICA, unmounted, makes all like "
+               "one.";
     if (lost)
-        return "a replica failed and is out. Look at the events and at the disk\n"
-               "            below; unmount and mount again, which fills it.";
+        return "a replica failed and is out. It comes back by itself when it can\n"
+               "            be opened; the events say why not (quorumfs replica "
+               "replace\n"
+               "            puts another in its place).";
+    if (hung)
+        return "a replica does not answer, and nobody waits for it. It comes back\n"
+               "            by itself when it does.";
     if (stale)
         return "a replica missed changes, and is tried again now and then (at once\n"
                "            by quorumfs resync --wait, which says why it cannot be "
@@ -121,12 +132,13 @@ static const char *advice(const json_t *d)
     if (filling)
         return "a replica missed changes and is catching up. Nothing to be done.";
     if (number_of(d, "quorum-failures"))
-        return "requests failed, because too few replicas agreed. The events\n"
-               "            and explain say where; unmount, and verify the replicas.";
+        return "requests failed since the mount, because too few replicas were\n"
+               "            there or agreed. The events and explain say where.";
     if (divergent)
-        return "replicas differed and were outvoted. The events and explain\n"
-               "            say where; quorumfs scrub --repair gives them the majority's "
-               "bytes.";
+        return "replicas differed since the mount, and were outvoted. The events\n"
+               "            and explain say where; quorumfs scrub --repair gives them "
+               "the\n"
+               "            majority's bytes, if that is not done yet.";
     if (errors)
         return "replicas had errors and were outvoted. Look at the events,\n"
                "            and at the disks below.";

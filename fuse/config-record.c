@@ -91,6 +91,23 @@ static void take_notes(disk_options *d, const state_found *found, GPtrArray *not
                  STATE_FIND_DIRS);
 }
 
+/* O5: replicas of which nothing is known must not outvote one that is known to be right, nor a
+ * few of a set go on without the others, which would win against them the next time. */
+static bool check_alone(const disk_options *d, const state_found *found, GError **error)
+{
+    if (!found->elsewhere || d->read_only || d->force)
+        return true;
+    const replica_options *shared = g_ptr_array_index(d->replicas, found->shared);
+    g_set_error(
+        error, CONFIG_ERROR, CONFIG_ERROR_INVALID,
+        "disk '%s': replica '%s' is part of the set recorded in %s, most of which "
+        "is not here (mount that set, or with -o ro; to make a new set of these, "
+        "'quorumfs repair --from REPLICA' and mount with -o state-dir= of a new "
+        "directory)",
+        d->name, shared->name, found->elsewhere);
+    return false;
+}
+
 bool config_find_record(disk_options *d, const char *state_dir, GPtrArray *notes,
                         GError **error)
 {
@@ -115,7 +132,8 @@ bool config_find_record(disk_options *d, const char *state_dir, GPtrArray *notes
         d->state_name = g_steal_pointer(&found.disk);
     } else {
         take_notes(d, &found, notes);
+        ok = check_alone(d, &found, error);
     }
     state_found_clear(&found);
-    return true;
+    return ok;
 }

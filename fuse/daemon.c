@@ -154,6 +154,20 @@ static bool open_disks(daemon_state *s, GError **error)
     return true;
 }
 
+/* What nobody knows may be the better copy, which a resync overwrites. */
+static void print_filled(disk *d)
+{
+    for (unsigned i = 0; i < disk_replica_count(d) && disk_writable(d); i++) {
+        replica_status status;
+        disk_replica_status(d, i, &status);
+        if (status.state != REPLICA_IN_SYNC && status.stale_bytes >= disk_size(d) &&
+            disk_size(d) > 0)
+            cli_error("disk '%s': replica '%s' is new, was changed while it was not "
+                      "mounted, or missed much: it is filled from the others",
+                      disk_name(d), status.name);
+    }
+}
+
 /* Said when all is mounted: a mount that failed has one line. */
 static void print_reservations(const daemon_state *s)
 {
@@ -164,6 +178,7 @@ static void print_reservations(const daemon_state *s)
         const char *degraded = disk_degraded_reason(d);
         if (degraded)
             cli_error("disk '%s' is degraded: %s", disk_name(d), degraded);
+        print_filled(d);
         const char *why = disk_read_only_reason(d);
         if (why)
             cli_error("disk '%s' is read-only: %s", disk_name(d), why);

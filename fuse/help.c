@@ -47,7 +47,7 @@ static const char mount_text[] =
     "    ro                       read-only\n"
     "    threshold=K              as --threshold\n"
     "    decoder=auto|libqcow|native|both\n"
-    "    replica-timeout=TIME     how long a request waits for a replica (5s)\n"
+    "    replica-timeout=TIME     how long a request waits for a replica (30s)\n"
     "    read-pattern=quorum|rotate|fifo  whom a read asks\n"
     "    on-divergence=log|repair what to do with what a read finds differing\n"
     "    blkverify                two replicas; name the first byte that differs\n"
