@@ -245,20 +245,24 @@ static bool close_all(daemon_state *s, bool served, int *ret_result)
     bool stuck = !stop_requests(s);
     verdict *v = verdict_new();
     close_disks(s, v, stuck);
-    for (unsigned i = 0; !stuck && i < s->context.journals->len; i++)
-        journal_close(s->context.journals->pdata[i]);
+    bool quiet = !stuck && !verdict_hangs(v); /* else somebody may still write there */
+    for (unsigned i = 0; i < s->context.journals->len; i++) {
+        if (quiet)
+            journal_close(s->context.journals->pdata[i]);
+        else
+            journal_sync(s->context.journals->pdata[i]);
+    }
     if (!served)
         remove_empty_journals(s);
     else
         verdict_write(v, s->context.state_dir, stuck);
     if (s->state_fd >= 0)
         close(s->state_fd);
-    bool clean = !stuck && !verdict_hangs(v);
     *ret_result = verdict_error(v);
     verdict_free(v);
-    if (clean)
+    if (quiet)
         free_all(s);
-    return clean;
+    return quiet;
 }
 
 /* ---- Serving ------------------------------------------------------------------------ */

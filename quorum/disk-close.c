@@ -115,6 +115,15 @@ void disk_free(disk *d, bool flushed)
     g_free(d);
 }
 
+/* As after a crash: a thread of it may come back at any time, and puts nothing in. */
+static void leave_disk(disk *d)
+{
+    g_mutex_lock(&d->rejoin_lock);
+    d->left = true;
+    g_mutex_unlock(&d->rejoin_lock);
+    leave_behind(d);
+}
+
 int disk_close(disk *d)
 {
     if (!d)
@@ -127,6 +136,6 @@ int disk_close(disk *d)
     if (all_back)
         disk_free(d, r == 0);
     else
-        leave_behind(d); /* as after a crash: a thread of it may come back at any time */
+        leave_disk(d);
     return r;
 }

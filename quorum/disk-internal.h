@@ -157,7 +157,7 @@ struct disk {
     GRWLock attach_lock; /* innermost */
     GMutex rejoin_lock;  /* before state_lock */
     GCond rejoin_wake;
-    bool closing; /* under rejoin_lock */
+    bool closing, left; /* under rejoin_lock; left: to the end of the process */
 };
 
 #define DISK_COUNT(counter, by)                                                          \

@@ -271,12 +271,25 @@ static bool put_in(disk *d, unsigned i, chain *c, const identity *now, bool othe
     return in;
 }
 
+/* The disk was closed while the open hung: the image is not touched, and nobody journals. */
+static bool is_left(disk *d)
+{
+    g_mutex_lock(&d->rejoin_lock);
+    bool left = d->left;
+    g_mutex_unlock(&d->rejoin_lock);
+    return left;
+}
+
 /* 3 and 4. */
 static bool come_back(disk *d, unsigned i, GError **error)
 {
     identity now = {.kind = IDENTITY_NONE};
     bool other = false;
     chain *c = open_anew(d, i, error);
+    if (c && is_left(d)) {
+        chain_close(c);
+        return true;
+    }
     if (c && (!d->store || identify(d, i, c, &now, &other, error)) &&
         make_ready(d, c, error) && put_in(d, i, c, &now, other, error)) {
         disk_worker_wake(d);
@@ -301,7 +314,7 @@ static void tell(rejoin *r, const char *why)
     disk *d = r->disk;
     const disk_replica *replica = &d->replicas[r->replica];
     journal_loser loser = {.replica = replica->name};
-    if (g_strcmp0(r->told, why) == 0)
+    if (g_strcmp0(r->told, why) == 0 || is_left(d))
         return;
     g_free(r->told);
     r->told = g_strdup(why);
