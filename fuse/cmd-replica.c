@@ -29,49 +29,22 @@ static char *image_word(const char *word, const char *format, GError **error)
     return text;
 }
 
-static bool call_remove(const live_disk *l, const replica_words *w)
-{
-    return live_begin(l, "quorumfs-replica-remove",
-                      json_pack("{s:s, s:s}", "disk", w->disk, "replica", w->replica));
-}
-
-static bool call_put(const live_disk *l, const replica_words *w, const char *word)
-{
-    return live_begin(l, "quorumfs-replica-put",
-                      json_pack("{s:s, s:s, s:s}", "disk", w->disk, "replica", w->replica,
-                                "image", word));
-}
-
-/* What is there already is not taken out for something that cannot even be named. */
 static bool run_live(const live_disk *l, const replica_words *w, const char *word)
 {
-    const json_t *row =
-        live_row(json_object_get(cli_mount_disk(&l->mount, w->disk), "replicas"), "name",
-                 w->replica);
-    const char *before = json_string_value(json_object_get(row, "state"));
-    if (!before) {
-        cli_error("%s: disk '%s' has no replica '%s'", w->mountpoint, w->disk,
-                  w->replica);
+    g_autofree char *verb = g_strconcat(
+        "quorumfs-replica-", strcmp(w->verb, "add") == 0 ? "put" : w->verb, NULL);
+    json_t *arguments = json_pack("{s:s, s:s}", "disk", w->disk, "replica", w->replica);
+    if (word)
+        json_object_set_new(arguments, "image", json_string(word));
+    if (!live_begin(l, verb, arguments))
         return false;
-    }
-    bool takes_out = strcmp(w->verb, "remove") == 0 ||
-                     (strcmp(w->verb, "replace") == 0 && strcmp(before, "removed") != 0);
-    if (takes_out && !call_remove(l, w))
-        return false;
-    if (!word) {
+    if (word)
+        printf(
+            "%s: replica '%s' is being filled (quorumfs resync --wait tells when it is "
+            "in sync)\n",
+            w->disk, w->replica);
+    else
         printf("%s: replica '%s' is removed\n", w->disk, w->replica);
-        return true;
-    }
-    if (!call_put(l, w, word)) {
-        if (takes_out)
-            cli_error("%s: replica '%s' is removed (quorumfs replica add puts one in its "
-                      "place)",
-                      w->mountpoint, w->replica);
-        return false;
-    }
-    printf("%s: replica '%s' is being filled (quorumfs resync --wait tells when it is in "
-           "sync)\n",
-           w->disk, w->replica);
     return true;
 }
 

@@ -171,7 +171,10 @@ static json_t *run_replica_remove(void *opaque, json_t *arguments, GError **erro
     return replica_answer(disk_remove_replica(d, i, &why), name, &why, error);
 }
 
-static json_t *run_replica_put(void *opaque, json_t *arguments, GError **error)
+typedef bool (*put_fn)(disk *d, unsigned i, const replica_options *options,
+                       GError **error);
+
+static json_t *put_image(void *opaque, json_t *arguments, put_fn put, GError **error)
 {
     const char *name = json_string_value(json_object_get(arguments, "replica"));
     const char *word = json_string_value(json_object_get(arguments, "image"));
@@ -185,10 +188,20 @@ static json_t *run_replica_put(void *opaque, json_t *arguments, GError **error)
     if (options) {
         g_free(options->name);
         options->name = g_strdup(name);
-        done = disk_put_replica(d, i, options, &why);
+        done = put(d, i, options, &why);
     }
     replica_options_free(options);
     return replica_answer(done, name, &why, error);
+}
+
+static json_t *run_replica_put(void *opaque, json_t *arguments, GError **error)
+{
+    return put_image(opaque, arguments, disk_put_replica, error);
+}
+
+static json_t *run_replica_replace(void *opaque, json_t *arguments, GError **error)
+{
+    return put_image(opaque, arguments, disk_replace_replica, error);
 }
 
 /* ---- The table ----------------------------------------------------------------------- */
@@ -249,6 +262,10 @@ static const qmp_command commands[] = {
      .parameters = put_parameters,
      .slow = true,
      .run = run_replica_put},
+    {.name = "quorumfs-replica-replace",
+     .parameters = put_parameters,
+     .slow = true,
+     .run = run_replica_replace},
 };
 
 control *control_start(const daemon_context *daemon, void (*on_quit)(void *opaque),

@@ -428,9 +428,12 @@ bool disk_miss_dirty(disk *d, unsigned i);
 /* The same of all that are out, durably: a flush succeeded without them. 0 or -errno. */
 int disk_record_behind(disk *d);
 
-/* disk-open.c: opens replica i's chain by its options, with O1 to O5. */
-chain *disk_open_chain(const disk *d, unsigned i, const path_policy *policy,
+/* disk-open.c: opens a replica's chain by its options, of which the decoder is known, with O1
+ * to O5. */
+chain *disk_open_chain(const replica_options *replica, const path_policy *policy,
                        bool writable, GError **error);
+/* rejoin.c: one of a disk that has been open for a while. */
+chain *disk_open_anew(const disk *d, const replica_options *options, GError **error);
 /* disk-close.c: frees what disk_open made so far. `flushed`: as in disk_state_close. */
 void disk_free(disk *d, bool flushed);
 /* Closes one that may hang: what is waited for is bounded (R5). Either may be NULL. */

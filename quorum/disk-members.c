@@ -77,16 +77,58 @@ static int record_new(disk *d, unsigned i)
     return disk_state_reshape(d, map);
 }
 
+/* With what the disk, and the one before, had for all that was not said. */
+static replica_options *complete_options(const disk *d, unsigned i,
+                                         const replica_options *options)
+{
+    const replica_options *before = d->replicas[i].options;
+    replica_options *all = replica_options_copy(options);
+    if (all->decoder < 0)
+        all->decoder = before->decoder;
+    if (!all->timeout_ms)
+        all->timeout_ms = before->timeout_ms;
+    g_free(all->name);
+    all->name = g_strdup(before->name);
+    return all;
+}
+
+static bool fits_in(disk *d, const chain *c, GError **error)
+{
+    uint64_t size = disk_size(d);
+    if (!chain_writable(c)) {
+        const char *why = chain_read_only_reason(c);
+        g_set_error(error, DISK_ERROR, DISK_ERROR_OPTIONS, "cannot be written: %s",
+                    why ? why : "it is read-only");
+        return false;
+    }
+    if (chain_size(c) == size)
+        return true;
+    g_set_error(error, DISK_ERROR, DISK_ERROR_SIZES,
+                "has %" G_GUINT64_FORMAT " bytes where the disk has %" G_GUINT64_FORMAT
+                " (qemu-img resize)",
+                chain_size(c), size);
+    return false;
+}
+
+/* Before anything is changed for it. What it shares with others, and a size that changes in
+ * this moment, is found out when it is put in. */
+static bool can_be_put(disk *d, unsigned i, const replica_options *options,
+                       GError **error)
+{
+    replica_options *all = complete_options(d, i, options);
+    chain *c = disk_open_anew(d, all, error);
+    bool fits = c && fits_in(d, c, error);
+    chain_close(c);
+    replica_options_free(all);
+    return fits;
+}
+
 static int add_locked(disk *d, unsigned i, const replica_options *options)
 {
     disk_replica *replica = &d->replicas[i];
-    replica_options *before = replica->options;
-    replica->options = replica_options_copy(options);
-    if (replica->options->decoder < 0)
-        replica->options->decoder = before->decoder;
-    if (!replica->options->timeout_ms)
-        replica->options->timeout_ms = before->timeout_ms;
-    replica_options_free(before);
+    replica_options *all = complete_options(d, i, options);
+    replica_options_free(replica->options);
+    replica->options = all;
     int r = record_new(d, i);
     if (r < 0)
         return r;
@@ -134,18 +176,38 @@ static bool put_claimed(disk *d, unsigned i, const replica_options *options,
     return false;
 }
 
-bool disk_put_replica(disk *d, unsigned i, const replica_options *options, GError **error)
+static bool can_fill(const disk *d, GError **error)
 {
-    if (!d->session || 2 * d->threshold <= d->n)
-        return refuse(error,
-                      "only a writable disk with a threshold of more than half can "
-                      "fill a replica");
-    if (!disk_has_bit(atomic_load(&d->removed), i))
-        return refuse(error, "is part of the disk (remove it first)");
+    return (d->session && 2 * d->threshold > d->n) ||
+           refuse(error, "only a writable disk with a threshold of more than half can "
+                         "fill a replica");
+}
+
+static bool put(disk *d, unsigned i, const replica_options *options, GError **error)
+{
     if (!disk_rejoin_claim(d, i))
         return refuse(error, "is still being opened: the file that it was hangs (try "
                              "again when it answers)");
     bool done = put_claimed(d, i, options, error);
     disk_rejoin_release(d, i);
     return done;
+}
+
+bool disk_put_replica(disk *d, unsigned i, const replica_options *options, GError **error)
+{
+    if (!can_fill(d, error))
+        return false;
+    if (!disk_has_bit(atomic_load(&d->removed), i))
+        return refuse(error, "is part of the disk (remove it first)");
+    return can_be_put(d, i, options, error) && put(d, i, options, error);
+}
+
+bool disk_replace_replica(disk *d, unsigned i, const replica_options *options,
+                          GError **error)
+{
+    if (!can_fill(d, error) || !can_be_put(d, i, options, error))
+        return false;
+    if (!disk_has_bit(atomic_load(&d->removed), i) && !disk_remove_replica(d, i, error))
+        return false;
+    return put(d, i, options, error);
 }

@@ -154,10 +154,9 @@ static path_policy *make_policy(const disk *d, const disk_options *options,
     return policy;
 }
 
-chain *disk_open_chain(const disk *d, unsigned i, const path_policy *policy,
+chain *disk_open_chain(const replica_options *replica, const path_policy *policy,
                        bool writable, GError **error)
 {
-    const replica_options *replica = d->replicas[i].options;
     chain_options wanted = {
         .path = replica->path,
         .format = replica->format,
@@ -196,7 +195,7 @@ static bool reopen_read_only(disk *d, GError **error)
         if (!d->replicas[i].chain || !chain_writable(d->replicas[i].chain))
             continue;
         chain_close(disk_set_chain(d, i, NULL));
-        chain *c = disk_open_chain(d, i, d->policy, false, error);
+        chain *c = disk_open_chain(d->replicas[i].options, d->policy, false, error);
         if (!c)
             return false;
         disk_set_chain(d, i, c);
@@ -232,7 +231,8 @@ static bool open_chains(disk *d, const disk_options *options, GError **error)
     g_autoptr(GError) first = NULL;
     for (unsigned i = 0; i < d->n; i++) {
         g_autoptr(GError) why = NULL;
-        chain *c = disk_open_chain(d, i, d->policy, !options->read_only, &why);
+        chain *c =
+            disk_open_chain(d->replicas[i].options, d->policy, !options->read_only, &why);
         if (!c) {
             leave_out(d, i, why);
             if (!first)

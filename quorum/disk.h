@@ -156,6 +156,9 @@ bool disk_remove_replica(disk *d, unsigned i, GError **error);
  * read; its name is not. */
 bool disk_put_replica(disk *d, unsigned i, const replica_options *options,
                       GError **error);
+/* Both, if the file can be put in. */
+bool disk_replace_replica(disk *d, unsigned i, const replica_options *options,
+                          GError **error);
 
 /* A replica's state. The table of states and transitions is in replica.c. */
 typedef enum replica_state {

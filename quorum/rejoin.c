@@ -105,13 +105,13 @@ static bool take_out(disk *d, unsigned i)
 }
 
 /* Images that are named now may not have been there when the disk was opened. */
-static chain *open_anew(disk *d, unsigned i, GError **error)
+chain *disk_open_anew(const disk *d, const replica_options *options, GError **error)
 {
-    const char *path = d->replicas[i].options->path;
     path_policy *policy = path_policy_copy(d->policy);
     chain *c = NULL;
-    if (chain_is_remote(path) || path_policy_add_image(policy, path, error))
-        c = disk_open_chain(d, i, policy, d->writable, error);
+    if (chain_is_remote(options->path) ||
+        path_policy_add_image(policy, options->path, error))
+        c = disk_open_chain(options, policy, d->writable, error);
     path_policy_free(policy);
     return c;
 }
@@ -285,7 +285,7 @@ static bool come_back(disk *d, unsigned i, GError **error)
 {
     identity now = {.kind = IDENTITY_NONE};
     bool other = false;
-    chain *c = open_anew(d, i, error);
+    chain *c = disk_open_anew(d, d->replicas[i].options, error);
     if (c && is_left(d)) {
         chain_close(c);
         return true;

@@ -140,7 +140,8 @@ Test(control, version_and_commands)
                      "{\"name\":\"quorumfs-scrub-cancel\"},"
                      "{\"name\":\"quorumfs-resync\"},"
                      "{\"name\":\"quorumfs-replica-remove\"},"
-                     "{\"name\":\"quorumfs-replica-put\"}]");
+                     "{\"name\":\"quorumfs-replica-put\"},"
+                     "{\"name\":\"quorumfs-replica-replace\"}]");
     json_decref(commands);
     rig_free(r);
 }

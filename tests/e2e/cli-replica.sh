@@ -20,6 +20,9 @@ contains "says what to do" "$err" "remove it first"
 exits "an image must be named" 1 replica replace mnt disk b
 exits "a wrong word" 1 replica swap mnt disk b
 
+exits "nothing is taken out for what is not there" 2 replica replace mnt disk b typo.raw
+exits "nor for what does not fit" 2 replica replace mnt disk b small.raw
+equal "it is in sync still" "$(state)" in-sync
 exits "one is taken out" 0 replica remove mnt disk b
 equal "it is removed" "$(state)" removed
 exits "another one cannot be" 2 replica remove mnt disk c
