@@ -91,11 +91,11 @@ static void take_notes(disk_options *d, const state_found *found, GPtrArray *not
                  STATE_FIND_DIRS);
 }
 
-/* O5: replicas of which nothing is known must not outvote one that is known to be right, nor a
- * few of a set go on without the others, which would win against them the next time. */
-static bool check_alone(const disk_options *d, const state_found *found, GError **error)
+/* O5: replicas of which nothing is known must not outvote one that is known to be right. */
+static bool check_strangers(const disk_options *d, const state_found *found,
+                            GError **error)
 {
-    if (!found->elsewhere || d->read_only || d->force)
+    if (!found->elsewhere || !found->strangers || d->read_only || d->force)
         return true;
     const replica_options *shared = g_ptr_array_index(d->replicas, found->shared);
     g_set_error(
@@ -132,7 +132,7 @@ bool config_find_record(disk_options *d, const char *state_dir, GPtrArray *notes
         d->state_name = g_steal_pointer(&found.disk);
     } else {
         take_notes(d, &found, notes);
-        ok = check_alone(d, &found, error);
+        ok = check_strangers(d, &found, error);
     }
     state_found_clear(&found);
     return ok;

@@ -112,13 +112,19 @@ static unsigned points_of(const state_facts *facts, unsigned k, const identity *
 static void note_elsewhere(search *s, const state_facts *facts, const int *map,
                            const char *dir, const char *disk)
 {
+    bool good = false, strangers = false;
     for (unsigned i = 0; i < s->shape->n; i++) {
+        strangers |= map[i] < 0;
         if (map[i] < 0)
             continue;
-        unsigned points = points_of(facts, (unsigned)map[i], &s->shape->identities[i]);
+        const identity *now = &s->shape->identities[i];
+        unsigned points = points_of(facts, (unsigned)map[i], now);
         const state_replica *record = &facts->replicas[map[i]].record;
         if (points == 3 && record->state != STATE_IN_SYNC)
             s->found->behind |= UINT64_C(1) << i;
+        good |=
+            points == 3 && record->state == STATE_IN_SYNC && now->kind != IDENTITY_REMOTE;
+        strangers |= points < 3;
         if (points <= s->behind_points || points < 2)
             continue;
         s->behind_points = points;
@@ -126,6 +132,7 @@ static void note_elsewhere(search *s, const state_facts *facts, const int *map,
         g_free(s->found->elsewhere);
         s->found->elsewhere = state_path(dir, disk);
     }
+    s->found->strangers |= good && strangers;
 }
 
 static bool is_preferred(const search *s, const candidate *c)

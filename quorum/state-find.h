@@ -18,7 +18,10 @@ typedef struct state_found {
         elsewhere; /* then: a record that has some of the replicas, among more than as many
                          others; NULL: none has */
     unsigned shared; /* one of those replicas */
-    bool cut;        /* then: there were more directories */
+    bool
+        strangers; /* then: such a record knows one of them as in sync and as it is now, and
+                        others not so, who might outvote it */
+    bool cut;      /* then: there were more directories */
 } state_found;
 
 /* Looks at DIR/DISK.state, and if that is not certainly it at BASE/<any>/<any>.state. A record is
