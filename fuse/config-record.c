@@ -101,7 +101,8 @@ static bool check_strangers(const disk_options *d, const state_found *found,
     g_set_error(
         error, CONFIG_ERROR, CONFIG_ERROR_INVALID,
         "disk '%s': replica '%s' is part of the set recorded in %s, most of which "
-        "is not here (mount that set, or with -o ro; to make a new set of these, "
+        "is not here; the others might outvote it (mount that set, or with -o ro; to "
+        "make a new set of these, "
         "'quorumfs repair --from REPLICA' and mount with -o state-dir= of a new "
         "directory)",
         d->name, shared->name, found->elsewhere);

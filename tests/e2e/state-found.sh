@@ -125,7 +125,7 @@ check "a session" session eight a.qcow2 b.qcow2 c.qcow2
 new x.qcow2 y.qcow2
 sum=$(sha256sum a.qcow2)
 exits "one among blank ones: refused" 32 qmount mnt a.qcow2 x.qcow2 y.qcow2
-contains "it says why" "$err" "others that are might outvote it"
+contains "it says why" "$err" "the others might outvote it"
 contains "and what to do" "$err" "or with -o ro"
 equal "in one line" "$(wc -l <<<"$err")" 1
 exits "to look at" 0 qmount mnt -o ro a.qcow2 x.qcow2 y.qcow2
