@@ -212,7 +212,10 @@ static int resync_wait(const live_disk *l, bool lines)
     if (disk_row && report_out(l, disk_row))
         code = EXIT_READ_ERRORS;
     if (code == CLI_OK)
-        printf("%s: all replicas are in sync\n", l->name);
+        printf("%s: all replicas%s are in sync\n", l->name,
+               live_row(json_object_get(disk_row, "replicas"), "state", "removed")
+                   ? " but what was removed"
+                   : "");
     json_decref(job);
     json_decref(disk_row);
     return code;

@@ -25,6 +25,8 @@ exits "nor for what does not fit" 2 replica replace mnt disk b small.raw
 equal "it is in sync still" "$(state)" in-sync
 exits "one is taken out" 0 replica remove mnt disk b
 equal "it is removed" "$(state)" removed
+exits "the others are in sync" 0 "$QUORUMFS" resync --wait mnt disk
+contains "which says who is not" "$out" "all replicas but what was removed are in sync"
 exits "another one cannot be" 2 replica remove mnt disk c
 contains "in QEMU's words" "$err" "The number of children cannot be lower than the vote threshold 2"
 dd if=/dev/urandom of=mnt/disk.img bs=64k count=3 conv=notrunc,fsync status=none
