@@ -481,8 +481,11 @@ static GArray *moments; /* of moment; NULL: nobody looks */
 static uint8_t acknowledged;
 static bool in_session;
 
+/* Syncs run on several threads. */
 static void look(void)
 {
+    static GMutex lock;
+    g_mutex_lock(&lock);
     moment m = {.acknowledged = acknowledged, .in_session = in_session};
     for (unsigned k = 0; k < FILES; k++) {
         struct stat st;
@@ -492,6 +495,7 @@ static void look(void)
         m.mtime[k] = st.st_mtim;
     }
     g_array_append_val(moments, m);
+    g_mutex_unlock(&lock);
 }
 
 /* In place: the same inodes. */
